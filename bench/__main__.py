@@ -1,0 +1,20 @@
+"""`python -m bench`."""
+
+import sys
+
+from koala.harness.cli import Command, main
+
+COMMANDS = {
+    "sweep": Command("bench.commands.sweep", "measure models and print one table (starting again goes on)"),
+    "table": Command("bench.commands.table", "print measured rows as a table"),
+    "publish": Command("bench.commands.publish", "copy finished rows and tables to results/"),
+}
+EXAMPLES = (
+    "python -m bench sweep                          # what suits this machine, in minutes",
+    "python -m bench sweep paper --models koala-700m --resolutions 512,1024",
+    "python -m bench sweep cpu --dry-run",
+    "python -m bench table results/*/rows.jsonl --format csv",
+)
+
+if __name__ == "__main__":
+    sys.exit(main("bench", "Latency and peak memory, out of memory as an answer.", COMMANDS, EXAMPLES))

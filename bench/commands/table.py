@@ -1,0 +1,52 @@
+"""`python -m bench table`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from koala.errors import KoalaError
+
+DEFAULT_STORE = Path("runs/bench/rows.jsonl")
+EXAMPLES = (
+    "python -m bench table",
+    "python -m bench table results/*/rows.jsonl --format csv > all.csv",
+    "python -m bench table .benchmarks/*/0001_*.json",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Print measured rows as one table: files of rows, or JSON files of pytest-benchmark.
+
+    The latest row of a case, device and version counts.
+    """
+
+    files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[FILES...]")] = (DEFAULT_STORE,)
+    """Files of rows (.jsonl), or pytest-benchmark's JSON."""
+    format: Literal["markdown", "csv", "json"] = "markdown"
+    """markdown rounds; csv and json do not."""
+
+
+def run(options: Options) -> int:
+    """Print the table; lines that had to be skipped are named on stderr."""
+    from bench.report.pytest_json import read_any
+    from bench.report.table import latest_rows, render_markdown, to_frame
+    from koala.harness.tables import to_csv
+
+    if options.files == (DEFAULT_STORE,) and not DEFAULT_STORE.exists():
+        raise KoalaError(f"nothing is measured yet: {DEFAULT_STORE} does not exist; run `python -m bench sweep`")
+    store = read_any(options.files)
+    console = Console(stderr=True, highlight=False)
+    for problem in store.problems:
+        console.print(f"warning: {problem}", markup=False)
+    frame = to_frame(latest_rows(store), store)
+    text = {
+        "markdown": lambda: render_markdown(frame),
+        "csv": lambda: to_csv(frame),
+        "json": lambda: frame.to_json(orient="records", indent=1),
+    }[options.format]()
+    print(text, end="" if text.endswith("\n") else "\n")
+    return 0

@@ -1,0 +1,67 @@
+"""What a sweep will take, before it runs and while it runs: rough, from counted FLOPs and a probed rate."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from bench.case import Case
+from bench.isolate import ForkServer, Message, Outcome
+from bench.measure import QUICK_CALL_S, Rule
+from koala.errors import KoalaError
+
+_DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+_LOAD_BYTES_PER_S = 1.0e9  # first touch of fresh memory on a virtual machine
+_LIBRARY_BYTES = 0.8e9  # what a process holds with torch and diffusers imported
+_PROCESS_S = 1.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Rough bytes (weights of the U-Net, activations, libraries on a CPU) and rough seconds of one case."""
+
+    memory_bytes: float
+    seconds: float
+
+
+def fast_dtype(server: ForkServer, device: str) -> str:
+    """fp16 on a GPU; on a CPU bf16 where this processor multiplies it clearly faster than fp32."""
+    if device.startswith("cuda"):
+        return "fp16"
+    rates = probe_rates(server, device, ("fp32", "bf16"))
+    return "bf16" if rates["bf16"] > 1.1 * rates["fp32"] else "fp32"
+
+
+def probe_rates(server: ForkServer, device: str, dtypes: Sequence[str]) -> dict[str, float]:
+    """Probed FLOP/s of matrix products on `device`, by dtype."""
+    return _result(server.call("bench.worker:probe", device, list(dtypes)))["rates"]
+
+
+def count_costs(server: ForkServer, cases: Sequence[Case]) -> dict[Case, Message]:
+    """The counted cost of each case's denoising step."""
+    counted = _result(server.call("bench.worker:survey", [asdict(case) for case in cases]))["costs"]
+    return dict(zip(cases, counted, strict=True))
+
+
+def estimate(case: Case, cost: Message, rate: float, rule: Rule) -> Estimate:
+    """What `case` should take at `rate` FLOP/s."""
+    weights = cost["params"] * _DTYPE_BYTES[case.dtype]
+    memory = weights + cost["activation_bytes"] + (_LIBRARY_BYTES if case.device == "cpu" else 0)
+    call_s = cost["flops"] / rate * (case.steps or 1)
+    samples = rule.minimum(call_s)
+    if call_s < QUICK_CALL_S or samples * call_s < rule.budget_s:
+        samples = max(samples, min(rule.most, round(rule.budget_s / call_s)))
+    return Estimate(memory, _PROCESS_S + weights / _LOAD_BYTES_PER_S + (rule.warmup + samples) * call_s)
+
+
+def estimates(server: ForkServer, cases: Sequence[Case], costs: Mapping[Case, Message], rule: Rule) -> list[Estimate]:
+    """One estimate per case, from rates probed on its device."""
+    rates = {
+        device: probe_rates(server, device, sorted({c.dtype for c in cases if c.device == device}))
+        for device in {case.device for case in cases}
+    }
+    return [estimate(case, costs[case], rates[case.device][case.dtype], rule) for case in cases]
+
+
+def _result(outcome: Outcome) -> Message:
+    if outcome.result is None:
+        raise KoalaError(f"the measuring process could not start: {outcome.reason}")
+    return outcome.result

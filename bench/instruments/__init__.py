@@ -1,0 +1,1 @@
+"""What measures: each instrument is calibrated by a test."""

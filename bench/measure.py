@@ -1,0 +1,87 @@
+"""Warm up, repeat until the stopping rule, keep every sample."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from bench.instruments.clock import Clock, Seconds
+from koala.harness.stats import relative_reach
+
+QUICK_CALL_S = 2.0  # below this a call is repeated at least six times, so that the median has a 95% interval
+TARGET_REACH = 0.02
+
+
+class Workload(Protocol):
+    """Something to time: `prepare()` is not timed, `run()` is, `step_seconds()` splits the last run into steps."""
+
+    def prepare(self) -> None: ...
+
+    def run(self) -> object: ...
+
+    def step_seconds(self, clock: Clock) -> list[float]: ...
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When to stop: after at least `repeats` samples, once the median is known within 2% or `budget_s` is spent.
+
+    `repeats=None` takes 6 samples of a call under 2 s and 3 of a longer one.
+    """
+
+    warmup: int = 1
+    repeats: int | None = None
+    budget_s: float = 20.0
+    most: int = 1000
+
+    def minimum(self, call_s: float) -> int:
+        """The least number of samples of a call that takes `call_s` seconds."""
+        return self.repeats or (6 if call_s < QUICK_CALL_S else 3)
+
+    def enough(self, samples: list[float]) -> bool:
+        """Whether these samples need no further one."""
+        if not samples or len(samples) < self.minimum(min(samples)):
+            return False
+        if len(samples) >= self.most or sum(samples) >= self.budget_s:
+            return True
+        return relative_reach(samples) <= TARGET_REACH
+
+
+@dataclass
+class Samples:
+    """Every timing of a case, in seconds and in order; `warmup` never counts."""
+
+    warmup: list[float] = field(default_factory=list)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    steps: list[list[float]] = field(default_factory=list)
+
+    def add(self, seconds: Seconds, steps: list[float]) -> None:
+        """Keep one sample."""
+        for name, value in seconds.items():
+            self.seconds.setdefault(name, []).append(value)
+        if steps:
+            self.steps.append(steps)
+
+    @property
+    def total(self) -> list[float]:
+        """The wall time of each sample."""
+        return self.seconds.get("total", [])
+
+
+def repeat(
+    workload: Workload,
+    clock: Clock,
+    rule: Rule,
+    on_sample: Callable[[str, Samples], None] = lambda stage, samples: None,
+) -> Samples:
+    """Time `workload` until `rule` is content; `on_sample` hears of each timing as it is made."""
+    samples = Samples()
+    for _ in range(rule.warmup):
+        workload.prepare()
+        samples.warmup.append(clock.time(workload.run)["total"])
+        on_sample("warm-up", samples)
+    while not rule.enough(samples.total):
+        workload.prepare()
+        seconds = clock.time(workload.run)
+        samples.add(seconds, workload.step_seconds(clock))
+        on_sample("sample", samples)
+    return samples

@@ -1,0 +1,72 @@
+"""How a sweep goes, on stderr: case n of m, elapsed, an estimate to go, the last result."""
+
+import time
+from statistics import median
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from bench.case import Case
+from bench.isolate import Message
+from koala.harness.records import Row
+
+
+class SweepProgress:
+    """Follows a sweep; `expected_s` are rough seconds per case, corrected by the cases that have ended."""
+
+    def __init__(self, expected_s: list[float], console: Console):
+        self.console, self._expected = console, expected_s
+        self.done = 0
+        self._start = time.monotonic()
+        self._bar = Progress(
+            SpinnerColumn(),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[to_go]}"),
+            TextColumn("{task.description}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=len(expected_s), to_go="")
+
+    def __enter__(self) -> "SweepProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def begin(self, case: Case) -> None:
+        self._label = case.label
+        self._show("starting")
+
+    def message(self, message: Message) -> None:
+        count = len(message.get("samples_s", {}).get("total", ()))
+        self._show(f"sample {count}" if count else message["stage"])
+
+    def end(self, row: Row) -> None:
+        self.done += 1
+        count = f"[{self.done}/{len(self._expected)}]"
+        self.console.print(escape(f"{count} {self._label}: {outcome_text(row)}"), soft_wrap=True)
+        self._bar.update(self._task, completed=self.done)
+
+    def _show(self, stage: str) -> None:
+        self._bar.update(self._task, description=escape(f"{self._label}: {stage}"), to_go=self._to_go())
+
+    def _to_go(self) -> str:
+        """Remaining seconds as expected, scaled by how the cases so far compared with what was expected."""
+        expected_so_far = sum(self._expected[: self.done])
+        scale = (time.monotonic() - self._start) / expected_so_far if expected_so_far else 1.0
+        left = sum(self._expected[self.done :]) * scale
+        return f"about {max(left, 1):.0f} s to go" if left < 120 else f"about {left / 60:.0f} min to go"
+
+
+def outcome_text(row: Row) -> str:
+    """One result in a line: "3.02 s (6 samples)", "out of memory", "failed: ..."."""
+    if row["status"] == "ok":
+        total = row["samples_s"]["total"]
+        return f"{median(total):.4g} s ({len(total)} samples, {row['wall_s']:.0f} s in all)"
+    words = "out of memory" if row["status"] == "oom" else row["status"]
+    return f"{words}: {row['reason']}"

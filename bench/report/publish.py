@@ -1,0 +1,54 @@
+"""From working rows to what people cite: `results/<device>/` with rows, CSV and markdown."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from bench.report.table import latest_rows, render_markdown, to_frame
+from bench.sweep import FINISHED
+from koala.errors import KoalaError
+from koala.harness import environment, records
+from koala.harness.records import Records, Row
+from koala.harness.tables import to_csv
+from koala.models import zoo
+
+
+def publish(sources: Iterable[Path], results: Path) -> list[Path]:
+    """Merge the finished rows of `sources` into one folder a device; the folders written.
+
+    Rows of small twins stay behind: they test the harness and say nothing of a model.
+    """
+    fresh = records.read(sources)
+    by_device: dict[str, list[Row]] = defaultdict(list)
+    for row in latest_rows(fresh):
+        if row["status"] in FINISHED and zoo.get(row["case"]["model"]).twin_of is None:
+            by_device[environment.slug(_device(row, fresh))].append(row)
+    if not by_device:
+        raise KoalaError("there are no finished rows of full-size models to publish")
+    return [_publish_device(results / slug, rows, fresh) for slug, rows in sorted(by_device.items())]
+
+
+def _device(row: Row, known: Records) -> str:
+    name = known.environment(row).get("device_name")
+    if not name:
+        raise KoalaError(f"a row of {row['case']['model']} names an environment that its file does not hold")
+    return name
+
+
+def _publish_device(folder: Path, rows: list[Row], fresh: Records) -> Path:
+    file = folder / "rows.jsonl"
+    merged = records.read([file] if file.exists() else [])
+    if merged.problems:
+        raise KoalaError(f"{merged.problems[0]}; mend the published file first")
+    for row in rows:
+        merged.add(fresh.environment(row))
+        merged.add(row)
+    kept = latest_rows(merged)
+    named = {row["environment"]: merged.environment(row) for row in kept}
+    frame = to_frame(kept, merged)
+    lines = [json.dumps(line) + "\n" for line in (*named.values(), *kept)]
+    records.write_whole(file, "".join(lines))
+    records.write_whole(folder / "bench.csv", to_csv(frame))
+    records.write_whole(folder / "bench.md", render_markdown(frame))
+    return folder

@@ -1,0 +1,133 @@
+"""The papers' cells beside ours: published ones are marked, and a cell nobody measured stays empty."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from bench.report.table import latest_rows, to_frame
+from koala import aliases
+from koala.errors import KoalaError
+from koala.harness import records
+from koala.harness.tables import significant, to_markdown
+
+COLUMNS = ("model", "gpu", "precision", "resolution", "steps", "latency_s", "memory_gb", "source")
+UNET_SUFFIX = "-unet"
+_SECONDS = significant(3)
+_KEY = ["model", "resolution", "precision", "steps"]
+
+
+def read_published(path: Path) -> pd.DataFrame:
+    """The published cells, as text; `latency_s` is a number or OOM, an empty cell was not given."""
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise KoalaError(f"cannot read published results {path}: {error}") from error
+    if tuple(frame.columns) != COLUMNS:
+        raise KoalaError(f"{path} should have the columns {','.join(COLUMNS)}")
+    return frame
+
+
+def comparison(published: pd.DataFrame, stores: Sequence[Path]) -> str:
+    """A markdown page: published cells beside the same measured ones, then the speed-ups of a U-Net step."""
+    known = records.read(stores)
+    measured = to_frame(latest_rows(known), known)
+    return "\n".join(
+        [
+            "# Published beside measured",
+            "",
+            "Columns marked *published* are copied from the KOALA paper and its model card, with the authors' GPUs and "
+            "software; the others were measured by `python -m bench sweep`. An empty cell was not measured (or not "
+            "published). Regenerate with `python -m bench publish`.",
+            "",
+            "## Same model, resolution, precision and steps",
+            "",
+            to_markdown(_cells(published, measured)),
+            "",
+            "- Cells are `latency in s | memory`. Published memory is in GB as the figure labels it (K-fig7: Fig. 7 of "
+            "the paper, which does not say what kind of peak it is); measured memory is torch's peak reserved, in GiB.",
+            "- `*-unet` rows (K-card: the model card) are 25 steps of the U-Net: beside them stands the median of one "
+            "measured denoising step times 25.",
+            "",
+            "## Speed-up of one U-Net step over SDXL",
+            "",
+            to_markdown(_speedups(published, measured), {"speed-up": _SECONDS}),
+            "",
+        ]
+    )
+
+
+def _cells(published: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+    devices = [] if measured.empty else list(dict.fromkeys(measured["device_name"]))
+    lines = []
+    for key, group in published.groupby(_KEY, sort=False):
+        line = dict(zip(_KEY, key, strict=True))
+        for gpu in dict.fromkeys(published["gpu"]):
+            cell = group[group["gpu"] == gpu]
+            line[f"{gpu} (published)"] = _published_cell(cell.iloc[0]) if len(cell) else None
+        for device in devices:
+            line[device] = _measured_cell(measured[measured["device_name"] == device], *key)
+        lines.append(line | {"source": group["source"].iloc[0]})
+    return pd.DataFrame(lines)
+
+
+def _published_cell(cell: pd.Series) -> str:
+    if cell["latency_s"] == "OOM":
+        return "OOM"
+    return f"{cell['latency_s']} | {cell['memory_gb']}" if cell["memory_gb"] else cell["latency_s"]
+
+
+def _measured_cell(measured: pd.DataFrame, model: str, resolution: str, precision: str, steps: str) -> str | None:
+    """Our cell for a published one: same model, resolution, precision and steps, one image, random weights or not."""
+    name, is_unet = aliases.MODELS.get(model, model), model.endswith(UNET_SUFFIX)
+    same = measured[
+        (measured["model"] == name)
+        & (measured["resolution"] == int(resolution))
+        & (measured["dtype"] == precision)
+        & (measured["batch_size"] == 1)
+        & (measured["target"] == ("unet" if is_unet else "pipeline"))
+    ]
+    if not is_unet:
+        same = same[same["steps"].astype("Int64").astype(str) == steps]
+    if same.empty:
+        return None
+    cell = same.iloc[-1]
+    if cell["status"] != "ok":
+        return "OOM"
+    if is_unet:
+        return f"{_SECONDS(cell['latency_s'] * int(steps))} ({steps} x step)"
+    memory = cell["peak_reserved_bytes"]
+    return _SECONDS(cell["latency_s"]) + ("" if pd.isna(memory) else f" | {_SECONDS(memory / 2**30)}")
+
+
+def _speedups(published: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+    unets = published[published["model"].str.endswith(UNET_SUFFIX)]
+    lines = []
+    for gpu, group in unets.groupby("gpu", sort=False):
+        seconds = {aliases.MODELS.get(m, m): float(s) for m, s in zip(group["model"], group["latency_s"], strict=True)}
+        first = group[group["model"].map(aliases.MODELS.get) == "sdxl"].iloc[0]
+        lines += [
+            _speedup_line(name, gpu, first["resolution"], first["precision"], seconds["sdxl"] / s, "published")
+            for name, s in seconds.items()
+            if name in aliases.MODELS.values()
+        ]
+    if not measured.empty:
+        steps = measured[(measured["target"] == "unet") & (measured["batch_size"] == 1)]
+        lines += [
+            _speedup_line(r["model"], r["device_name"], r["resolution"], r["dtype"], r["speedup_vs_sdxl"], "measured")
+            for r in steps[steps["speedup_vs_sdxl"].notna()].to_dict("records")
+        ]
+    return pd.DataFrame(lines)
+
+
+def _speedup_line(
+    model: str, device: object, resolution: object, precision: str, speedup: float, origin: str
+) -> dict[str, object]:
+    return {
+        "origin": origin,
+        "device": device,
+        "resolution": str(resolution),
+        "precision": precision,
+        "model": model,
+        "speed-up": speedup,
+    }

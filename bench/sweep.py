@@ -1,0 +1,143 @@
+"""The parent of a sweep: skip what is measured, one process a case, one synced row as each ends.
+
+It imports no torch: a GPU context or an out-of-memory kill belongs to one case alone.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from bench.case import MEASUREMENT, Case, case_key, resume_key
+from bench.isolate import ForkServer, Message, Outcome
+from bench.measure import Rule
+from koala.harness import environment, records
+from koala.harness.nvml import Nvml
+from koala.harness.records import Records, Row, Store
+
+MEASURE = "bench.worker:measure_case"
+FINISHED = ("ok", "oom")  # rows that are not measured again; "failed" and "timeout" are
+
+
+class Observer(Protocol):
+    """Hears how a sweep goes on."""
+
+    def begin(self, case: Case) -> None: ...
+
+    def message(self, message: Message) -> None: ...
+
+    def end(self, row: Row) -> None: ...
+
+
+def row_key(row: Row, known: Records) -> str:
+    """The resume key of a row, with the environment it names."""
+    return resume_key(row, known.environment(row))
+
+
+def finished_rows(known: Records, cases: Sequence[Case], here: Row) -> dict[Case, Row]:
+    """The row of each case that needs no further measuring in the environment `here`."""
+    latest = known.latest(lambda row: row_key(row, known))
+    rows = {case: latest.get(case_key(case, here)) for case in cases}
+    return {case: row for case, row in rows.items() if row is not None and row["status"] in FINISHED}
+
+
+def run(
+    cases: Sequence[Case],
+    rule: Rule,
+    timeout_s: float,
+    path: Path,
+    server: ForkServer,
+    observer: Observer,
+    costs: dict[Case, Message] | None = None,
+    measure: str = MEASURE,
+) -> list[Row]:
+    """Measure `cases` one after the other and append a row of each to `path`; the rows in order."""
+    rows = []
+    with Store(path) as store:
+        written = records.read([path]).environments
+        for case in cases:
+            here = environment.collect(case.device)
+            if here["id"] not in written:
+                store.append(here)
+                written[here["id"]] = here
+            observer.begin(case)
+            row = _measured_row(case, rule, timeout_s, server, observer, measure)
+            row |= {"environment": here["id"], "flops": _flops(case, (costs or {}).get(case))}
+            store.append(row)
+            rows.append(row)
+            observer.end(row)
+    return rows
+
+
+def _measured_row(
+    case: Case, rule: Rule, timeout_s: float, server: ForkServer, observer: Observer, measure: str
+) -> Row:
+    started, start = datetime.now(UTC), time.monotonic()
+    device = _DeviceMemory(case.device)
+    partial: Message = {}
+
+    def hear(message: Message) -> None:
+        partial.update({name: message[name] for name in ("samples_s", "warmup_s") if name in message})
+        observer.message(message)
+
+    outcome = server.call(
+        measure,
+        asdict(case),
+        asdict(rule),
+        timeout_s=timeout_s,
+        on_message=hear,
+        watch=device.look if device.present else None,
+    )
+    row = {
+        "schema": records.SCHEMA,
+        "kind": "bench",
+        "measurement": MEASUREMENT,
+        "case": asdict(case),
+        "rule": asdict(rule),
+        "started_at": started.isoformat(timespec="seconds"),
+        "wall_s": time.monotonic() - start,
+        "energy_j": None,
+        **partial,
+        **_verdict(outcome),
+    }
+    return row | {"memory_bytes": row.get("memory_bytes", {}) | device.seen()}
+
+
+def _verdict(outcome: Outcome) -> Message:
+    """The child's own account, or the status that its end stands for."""
+    if outcome.result is not None:
+        return outcome.result
+    if outcome.timed_out:
+        return {"status": "timeout", "reason": outcome.reason, "detail": outcome.errors or None}
+    status = "oom" if outcome.killed_for_memory else "failed"
+    return {"status": status, "reason": outcome.reason, "detail": outcome.errors or None}
+
+
+def _flops(case: Case, cost: Message | None) -> int | None:
+    """Operations of one `unet` step; those of a whole pipeline are not counted yet."""
+    return cost["flops"] if cost and case.target == "unet" else None
+
+
+class _DeviceMemory:
+    """Bytes in use on the whole GPU, before a case and at most during it, as the driver reports them."""
+
+    def __init__(self, device: str, nvml: Nvml | None = None):
+        self.present = device.startswith("cuda")
+        self._index = int(device.partition(":")[2] or 0)
+        self._nvml = nvml or (Nvml() if self.present else None)
+        self._baseline = self._peak = self._used()
+
+    def _used(self) -> int | None:
+        return self._nvml.used_bytes(self._index) if self._nvml else None
+
+    def look(self) -> None:
+        """Take one reading."""
+        used = self._used()
+        if used is not None:
+            self._peak = max(used, self._peak or 0)
+
+    def seen(self) -> dict[str, int | None]:
+        """`device_baseline` and `device_peak`; nothing where there is no GPU."""
+        return {"device_baseline": self._baseline, "device_peak": self._peak} if self.present else {}

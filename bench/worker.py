@@ -1,0 +1,97 @@
+"""What a fresh process does: one case in, what was measured out. Errors leave through stderr and the exit code."""
+
+import time
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import torch
+
+from bench.case import Case
+from bench.instruments.clock import clock_for
+from bench.isolate import Message, Send
+from bench.measure import Rule, Samples, repeat
+from bench.workloads import build_workload
+from koala.harness.memory import MemoryMeter, meter_for
+from koala.models import zoo
+from koala.models.cost import unet_cost
+from koala.models.load import DTYPES, count_params
+
+# What torch, its CPU allocator and CUDA's libraries say when memory is the reason.
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+
+
+def measure_case(send: Send, case_fields: dict[str, Any], rule_fields: dict[str, Any]) -> Message:
+    """Load and time one case: `status` "ok" with every sample, or "oom" with the reason and the peaks so far."""
+    case, rule = Case(**case_fields), Rule(**rule_fields)
+    device = torch.device(case.device)
+    meter = meter_for(device)
+    meter.start()
+    measured: Message = {"threads": torch.get_num_threads()}
+    try:
+        _measure(send, case, rule, meter, measured)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        measured |= {"status": "oom", "reason": str(error).splitlines()[0] if str(error) else "out of memory"}
+        measured["memory_bytes"] = measured.get("memory_bytes", {}) | meter.read()
+    return measured
+
+
+def _measure(send: Send, case: Case, rule: Rule, meter: MemoryMeter, measured: Message) -> None:
+    send({"stage": "load"})
+    clock = clock_for(torch.device(case.device))
+    spec = zoo.get(case.model)
+    start = time.perf_counter()
+    workload, components = build_workload(spec, case, clock)
+    measured["load_s"] = time.perf_counter() - start
+    weights = sum(p.numel() * p.element_size() for n in components.networks for p in n.parameters())
+    measured["memory_bytes"] = {"weights": weights}
+    measured["params"] = sum(map(count_params, components.networks))
+
+    def tell(stage: str, so_far: Samples) -> None:
+        send({"stage": stage, **samples_fields(so_far)})
+
+    samples = repeat(workload, clock, rule, tell)
+    measured["memory_bytes"] |= meter.read()
+    measured |= {"status": "ok", **samples_fields(samples)}
+
+
+def samples_fields(samples: Samples) -> Message:
+    """The samples as a row holds them."""
+    steps = {"step": samples.steps} if samples.steps else {}
+    return {"samples_s": {**samples.seconds, **steps}, "warmup_s": samples.warmup}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on the device or on the host."""
+    words = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(w in words for w in _MEMORY_WORDS)
+
+
+def survey(send: Send, cases: list[dict[str, Any]]) -> Message:
+    """The cost of each case's denoising step, counted on the meta device; equal steps are counted once."""
+    counted: dict[tuple, Message] = {}
+    costs = []
+    for fields in cases:
+        case = Case(**fields)
+        spec = zoo.get(case.model)
+        rows = case.batch_size * (2 if spec.recipe.guided else 1)
+        key = (case.model, case.resolution, rows, case.dtype)
+        if key not in counted:
+            counted[key] = asdict(unet_cost(spec, case.resolution, rows, case.dtype))
+        costs.append(counted[key])
+    return {"costs": costs}
+
+
+def probe(send: Send, device_name: str, dtypes: list[str]) -> Message:
+    """FLOP/s of a square matrix product in each dtype on the device: which ones are fast here."""
+    device = torch.device(device_name)
+    clock = clock_for(device)
+    side = 8192 if device.type == "cuda" else 1024
+    rates = {}
+    for name in dtypes:
+        a = torch.randn(side, side, device=device).to(DTYPES[name])
+        times = [clock.time(partial(torch.matmul, a, a))["total"] for _ in range(6)]
+        rates[name] = 2 * side**3 / min(times[1:])
+    return {"rates": rates}

@@ -1,0 +1,1 @@
+"""How good images are: metrics over images and sets of images, into pandas reports."""

@@ -1,0 +1,1 @@
+"""What bench, eval and the trainer share. Nothing here knows of models."""

@@ -1,0 +1,74 @@
+"""Command lines that start fast: a package's commands are a table, and only the chosen one's parser is built."""
+
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from koala.errors import KoalaError, UnknownName
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: `module`, imported when chosen, holds `Options`, `EXAMPLES` and `run(options) -> exit code`."""
+
+    module: str
+    summary: str
+
+
+def main(
+    package: str,
+    description: str,
+    commands: Mapping[str, Command],
+    examples: Sequence[str],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run the command that `argv` names and return its exit code: 2 for a user's mistake, without a traceback."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help(package, description, commands, examples))
+        return 0
+    name, *rest = arguments
+    try:
+        if name not in commands:
+            raise UnknownName("command", name, commands)
+        module = import_module(commands[name].module)
+        return module.run(_options(module, f"python -m {package} {name}", rest))
+    except KoalaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of stdout went away, as `head` does
+        sys.stderr.close()
+        return 1
+
+
+def _options(module: Any, prog: str, argv: list[str]) -> Any:
+    import tyro  # 0.1 s, which a bare --help need not pay
+
+    text = inspect.cleandoc(module.Options.__doc__) + "\n\nexamples:\n" + "\n".join(f"  {e}" for e in module.EXAMPLES)
+    return tyro.cli(module.Options, prog=prog, description=text, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+
+
+def _help(package: str, description: str, commands: Mapping[str, Command], examples: Sequence[str]) -> str:
+    width = max(map(len, commands))
+    return "\n".join(
+        [
+            f"usage: python -m {package} COMMAND [options]",
+            "",
+            description,
+            "",
+            "commands:",
+            *(f"  {name:<{width}}  {command.summary}" for name, command in commands.items()),
+            "",
+            "examples:",
+            *(f"  {example}" for example in examples),
+            "",
+            f"`python -m {package} COMMAND --help` lists the options of a command.",
+        ]
+    )

@@ -1,0 +1,80 @@
+"""Peak memory of this process and of its device, each kind under its own name, in bytes.
+
+`rss_peak` is the whole process: interpreter, libraries, weights, activations. `rss_baseline` is what it held before
+the work. `peak_allocated` are tensors, `peak_reserved` what torch's pool took from the GPU for them; what else the
+GPU holds (context, other processes) only the driver knows, and the parent of the measuring process asks it.
+"""
+
+import re
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+Bytes = dict[str, int | None]
+
+
+class MemoryMeter(Protocol):
+    """`start()` forgets the past; `read()` gives the peaks since."""
+
+    def start(self) -> None: ...
+
+    def read(self) -> Bytes: ...
+
+
+class RssMeter:
+    """Resident memory of this process, from the kernel's own high-water mark."""
+
+    def start(self) -> None:
+        """Reset the high-water mark where the kernel allows it (Linux); elsewhere it covers the process's life."""
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        self._baseline = _status_bytes("VmRSS")
+
+    def read(self) -> Bytes:
+        """`rss_baseline` and `rss_peak`."""
+        return {"rss_baseline": self._baseline, "rss_peak": _status_bytes("VmHWM") or _lifetime_peak()}
+
+
+class CudaMeter:
+    """Tensors and pool of one GPU as torch's allocator counts them, beside the process's resident memory."""
+
+    def __init__(self, device: Any, cuda: Any):
+        self._device, self._cuda, self._rss = device, cuda, RssMeter()
+
+    def start(self) -> None:
+        """Give cached blocks back and count peaks from here."""
+        self._cuda.empty_cache()
+        self._cuda.reset_peak_memory_stats(self._device)
+        self._rss.start()
+
+    def read(self) -> Bytes:
+        """`peak_allocated` and `peak_reserved`, and what `RssMeter` reads."""
+        return {
+            "peak_allocated": self._cuda.max_memory_allocated(self._device),
+            "peak_reserved": self._cuda.max_memory_reserved(self._device),
+            **self._rss.read(),
+        }
+
+
+def meter_for(device: Any) -> MemoryMeter:
+    """The meter of a torch device."""
+    if device.type == "cuda":
+        import torch
+
+        return CudaMeter(device, torch.cuda)
+    return RssMeter()
+
+
+def _status_bytes(field: str) -> int | None:
+    try:
+        found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found.group(1)) * 1024 if found else None
+
+
+def _lifetime_peak() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

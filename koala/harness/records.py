@@ -1,0 +1,151 @@
+"""Rows as JSON lines that survive a kill: appended whole, synced, never rewritten; a torn line costs itself alone."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from koala.errors import KoalaError
+
+SCHEMA = 1
+Row = dict[str, Any]
+
+# schema number -> how a row of it becomes one of the next number
+UPGRADERS: dict[int, Callable[[Row], Row]] = {}
+
+
+@dataclass
+class Records:
+    """What one or several files hold: rows in order, environments by id, and every line that was skipped."""
+
+    rows: list[Row] = field(default_factory=list)
+    environments: dict[str, Row] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def environment(self, row: Row) -> Row:
+        """The environment `row` was measured in; empty if its line is missing."""
+        return self.environments.get(row.get("environment", ""), {})
+
+    def latest(self, key: Callable[[Row], Hashable]) -> dict[Hashable, Row]:
+        """The latest row of each key, in the order in which keys first appeared."""
+        return {key(row): row for row in self.rows}
+
+    def add(self, row: Row) -> None:
+        """Take one parsed line in."""
+        if row["kind"] == "environment":
+            self.environments[row["id"]] = row
+        else:
+            self.rows.append(row)
+
+
+def read(paths: Iterable[Path | str]) -> Records:
+    """All rows of `paths`; a line that is no JSON is reported in `problems`, a file that is no store is an error."""
+    records = Records()
+    for path in map(Path, paths):
+        _read_file(path, records)
+    return records
+
+
+def _read_file(path: Path, records: Records) -> None:
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise KoalaError(f"cannot read {path}: {error.strerror}") from error
+    good, torn = 0, []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        row = _parse(line)
+        if row is None:
+            torn.append(f"{path}, line {number}: not a whole row, skipped")
+        else:
+            records.add(_upgraded(row, path, number))
+            good += 1
+    if torn and not good:
+        raise KoalaError(f"{path} holds no rows: it is not a file of JSON lines written by this project")
+    records.problems += torn
+
+
+def _parse(line: bytes) -> Row | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    known = isinstance(row, dict) and isinstance(row.get("kind"), str)
+    return row if known and ("id" in row if row["kind"] == "environment" else True) else None
+
+
+def _upgraded(row: Row, path: Path, number: int) -> Row:
+    schema = row.get("schema", SCHEMA)
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise KoalaError(
+            f"{path}, line {number}: schema {schema} is newer than this version reads; upgrade koala-bench"
+        )
+    while schema < SCHEMA:
+        row, schema = UPGRADERS[schema](row), schema + 1
+    return row
+
+
+class Store:
+    """The one writer of a file of rows; a second writer of the same file is refused."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise KoalaError(f"cannot write {self.path}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._file)
+            raise KoalaError(f"another run is writing {self.path}; wait for it or choose another --out") from error
+        self._finish_torn_line()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+    def append(self, row: Row) -> None:
+        """Write one row and return when it is on disk."""
+        data = json.dumps(row, allow_nan=False).encode() + b"\n"
+        while data:
+            data = data[os.write(self._file, data) :]
+        os.fsync(self._file)
+
+    def _finish_torn_line(self) -> None:
+        size = os.fstat(self._file).st_size
+        if size and os.pread(self._file, 1, size - 1) != b"\n":
+            os.write(self._file, b"\n")
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename an existing file so that a fresh one can start; its new name, or null if there was none."""
+    if not path.exists():
+        return None
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    aside = path.with_name(f"{path.stem}.{stamp}{path.suffix}")
+    for n in range(2, 1000):
+        if not aside.exists():
+            break
+        aside = path.with_name(f"{path.stem}.{stamp}-{n}{path.suffix}")
+    path.rename(aside)
+    return aside
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace `path` with `text` in one step: a reader sees the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(aside, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)

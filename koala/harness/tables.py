@@ -1,0 +1,65 @@
+"""pandas frames as CSV and markdown: the only place that rounds."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+
+MISSING = ""
+Format = Callable[[Any], str]
+
+
+def significant(digits: int) -> Format:
+    """A format with that many significant digits and no exponent: 0.0123, 1.23, 123."""
+
+    def show(value: Any) -> str:
+        number = float(value)
+        if number == 0:
+            return "0"
+        decimals = max(0, digits - 1 - _magnitude(number))
+        return f"{number:.{decimals}f}"
+
+    return show
+
+
+def _magnitude(number: float) -> int:
+    return int(f"{abs(number):e}".partition("e")[2])
+
+
+def gib(value: Any) -> str:
+    """Bytes as GiB with two decimals, in three significant digits below that."""
+    return significant(3)(float(value) / 2**30)
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """Every column, unrounded; an empty cell was not measured."""
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def to_markdown(frame: pd.DataFrame, formats: Mapping[str, Format] | None = None) -> str:
+    """A markdown table of the columns that hold anything; text from outside cannot break out of its cell."""
+    formats = formats or {}
+    shown = pd.DataFrame(
+        {
+            name: [_cell(value, formats.get(str(name), str)) for value in frame[name]]
+            for name in frame.columns
+            if frame[name].notna().any()
+        }
+    )
+    numeric = [name in formats for name in shown.columns]
+    return shown.to_markdown(
+        index=False, disable_numparse=True, colalign=tuple("right" if n else "left" for n in numeric)
+    )
+
+
+def _cell(value: Any, show: Format) -> str:
+    if pd.isna(value):
+        return MISSING
+    return escape(show(value))
+
+
+def escape(text: str) -> str:
+    """Text that stays in its cell and opens no HTML tag; a "<" before a space is left alone."""
+    text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
+    return re.sub(r"\s*[\r\n]+\s*", " ", text).replace("|", "\\|")

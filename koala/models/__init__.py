@@ -1,0 +1,1 @@
+"""What the models are: plans, the zoo, and how a plan becomes a network."""

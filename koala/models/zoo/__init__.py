@@ -1,0 +1,38 @@
+"""Every model this project knows. A new one is one `ModelSpec` in a file of this folder; nothing else changes.
+
+`tiny-NAME` is a twin of NAME with the same topology and few channels, derived and never written down.
+"""
+
+import pkgutil
+from functools import cache
+from importlib import import_module
+
+from koala import aliases
+from koala.errors import UnknownName
+from koala.models.spec import ModelSpec
+from koala.models.twin import TWIN_PREFIX, tiny_twin
+
+
+@cache
+def _entries() -> dict[str, ModelSpec]:
+    found: dict[str, ModelSpec] = {}
+    for module in pkgutil.iter_modules(__path__):
+        for value in vars(import_module(f"{__name__}.{module.name}")).values():
+            if isinstance(value, ModelSpec):
+                assert found.setdefault(value.name, value) is value, f"two entries are called {value.name}"
+    return found
+
+
+def names() -> list[str]:
+    """The models of the zoo, largest U-Net first within a family's published order; without their twins."""
+    return sorted(_entries(), key=lambda name: -(_entries()[name].unet_params or 0))
+
+
+def get(name: str) -> ModelSpec:
+    """The entry called `name`, by a published alias of it, or the twin that `tiny-NAME` asks for."""
+    if name.startswith(TWIN_PREFIX):
+        return tiny_twin(get(name.removeprefix(TWIN_PREFIX)))
+    canonical = aliases.MODELS.get(name, name)
+    if canonical not in _entries():
+        raise UnknownName("model", name, [*names(), *(TWIN_PREFIX + n for n in names())])
+    return _entries()[canonical]
