@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from bench.instruments.clock import Clock, Seconds
 from koala.harness.stats import relative_reach
@@ -11,6 +11,7 @@ QUICK_CALL_S = 2.0  # below this a call is repeated at least six times, so that 
 TARGET_REACH = 0.02
 
 
+@runtime_checkable
 class Workload(Protocol):
     """Something to time: `prepare()` is not timed, `run()` is, `step_seconds()` splits the last run into steps."""
 

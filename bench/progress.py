@@ -49,7 +49,7 @@ class SweepProgress:
     def end(self, row: Row) -> None:
         self.done += 1
         count = f"[{self.done}/{len(self._expected)}]"
-        self.console.print(escape(f"{count} {self._label}: {outcome_text(row)}"), soft_wrap=True)
+        self.console.print(escape(f"{count} {self._label}: {outcome_text(row)}"))
         self._bar.update(self._task, completed=self.done)
 
     def _show(self, stage: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from bench.case import MEASUREMENT, Case, case_key, resume_key
 from bench.isolate import ForkServer, Message, Outcome
@@ -21,6 +21,7 @@ MEASURE = "bench.worker:measure_case"
 FINISHED = ("ok", "oom")  # rows that are not measured again; "failed" and "timeout" are
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Hears how a sweep goes on."""
 

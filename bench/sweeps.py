@@ -33,7 +33,7 @@ _CPU_AUTO = Sweep(
     targets=("unet",),
     device="cpu",
     resolutions=(256,),
-    rule=Rule(warmup=1, budget_s=15),
+    rule=Rule(warmup=1, budget_s=15.0),
 )
 _GPU_AUTO = replace(
     _CPU_AUTO,
@@ -41,7 +41,7 @@ _GPU_AUTO = replace(
     device="cuda",
     resolutions=(512, 1024),
     dtypes=("fp16",),
-    rule=Rule(warmup=2, repeats=6, budget_s=20),
+    rule=Rule(warmup=2, repeats=6, budget_s=20.0),
 )
 
 SWEEPS = {
@@ -51,7 +51,7 @@ SWEEPS = {
         name="cpu",
         summary="one denoising step of the full-size U-Nets at 256 and 512 px on a CPU, 3 samples each",
         resolutions=(256, 512),
-        rule=Rule(warmup=1, repeats=3, budget_s=0),
+        rule=Rule(warmup=1, repeats=3, budget_s=0.0),
     ),
     "paper": replace(
         _GPU_AUTO,
@@ -67,7 +67,7 @@ SWEEPS = {
         device="auto",
         dtypes=("fp32",),
         steps=(2,),
-        rule=Rule(warmup=1, repeats=6, budget_s=1),
+        rule=Rule(warmup=1, repeats=6, budget_s=1.0),
     ),
 }
 

@@ -1,11 +1,12 @@
 """What a metric is. One metric is one file in `eval/metrics/`; the file's name is the metric's name."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from koala.types import Images, Scores
 
 
+@runtime_checkable
 class ImageMetric(Protocol):
     """Scores each image on its own; grouping is the report's work."""
 

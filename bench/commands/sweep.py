@@ -16,7 +16,7 @@ from bench.progress import SweepProgress
 from bench.sweeps import AUTO_DTYPE, Sweep, choose
 from koala.errors import KoalaError
 from koala.harness import environment, records
-from koala.harness.cli import INTERRUPTED
+from koala.harness.cli import INTERRUPTED, stderr_console
 from koala.harness.nvml import Nvml
 from koala.harness.options import Ints, Names
 
@@ -71,7 +71,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Run the sweep; the exit code says whether a case failed."""
-    console = Console(stderr=True, highlight=False)
+    console = stderr_console()
     plan = overridden(choose(options.name, Nvml().count() if environment.torch_cuda_version() else 0), options)
     here = environment.collect(plan.device)
     server = ForkServer()

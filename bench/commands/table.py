@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 
 from koala.errors import KoalaError
+from koala.harness.cli import stderr_console
 
 DEFAULT_STORE = Path("runs/bench/rows.jsonl")
 EXAMPLES = (
@@ -39,7 +39,7 @@ def run(options: Options) -> int:
     if options.files == (DEFAULT_STORE,) and not DEFAULT_STORE.exists():
         raise KoalaError(f"nothing is measured yet: {DEFAULT_STORE} does not exist; run `python -m bench sweep`")
     store = read_any(options.files)
-    console = Console(stderr=True, highlight=False)
+    console = stderr_console()
     for problem in store.problems:
         console.print(f"warning: {problem}", markup=False)
     frame = to_frame(latest_rows(store), store)

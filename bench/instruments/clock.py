@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 Seconds = dict[str, float]
 
 
+@runtime_checkable
 class Clock(Protocol):
     """Times a call, and marks points inside it without waiting for the device."""
 

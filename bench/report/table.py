@@ -9,7 +9,7 @@ import pandas as pd
 from bench.sweep import row_key
 from koala.harness.records import Records, Row
 from koala.harness.stats import median_interval
-from koala.harness.tables import Format, gib, significant, to_markdown
+from koala.harness.tables import Format, escape, gib, significant, to_markdown
 from koala.models.twin import TWIN_PREFIX
 
 BASELINE = "sdxl"
@@ -113,7 +113,7 @@ def render_markdown(frame: pd.DataFrame) -> str:
         return "No rows yet: `python -m bench sweep` measures some.\n"
     parts = []
     for device, group in frame.groupby("device_name", sort=False, dropna=False):
-        parts += [f"### {device}", "", to_markdown(_shown(group), _FORMATS), "", *_footnotes(group), ""]
+        parts += [f"### {escape(str(device))}", "", to_markdown(_shown(group), _FORMATS), "", *_footnotes(group), ""]
     return "\n".join(parts)
 
 

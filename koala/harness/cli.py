@@ -48,6 +48,13 @@ def main(
         return 1
 
 
+def stderr_console() -> Any:
+    """A rich console on stderr for progress and remarks: stdout stays parseable, long lines are not broken."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
 def _options(module: Any, prog: str, argv: list[str]) -> Any:
     import tyro  # 0.1 s, which a bare --help need not pay
 

@@ -10,11 +10,12 @@ import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 Bytes = dict[str, int | None]
 
 
+@runtime_checkable
 class MemoryMeter(Protocol):
     """`start()` forgets the past; `read()` gives the peaks since."""
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from koala.errors import KoalaError
 
@@ -107,7 +107,7 @@ class Store:
             raise KoalaError(f"another run is writing {self.path}; wait for it or choose another --out") from error
         self._finish_torn_line()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Store":
         return self
 
     def __exit__(self, *_: object) -> None:

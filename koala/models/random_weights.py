@@ -8,7 +8,8 @@ keeps activations of a deep U-Net finite in fp16 and far from denormals.
 import torch
 from torch import Tensor, nn
 
-_BLOCK = 2**20 - 3  # a prime: rows of a matrix never line up with the block, so no two are alike
+_BLOCK = 2**18 - 5  # a prime: rows of a matrix never line up with the block, so no two are alike
+_STRIDE = 2**12 + 3
 _NORM_SPREAD = 0.1
 _BIAS_SPREAD = 0.02
 
@@ -38,21 +39,25 @@ def _restore_buffers(module: nn.Module) -> None:
 
 
 class _Noise:
-    """One block of normal values, copied again and again from a moving offset."""
+    """A block of normal values, repeated from another place in it for each tensor.
+
+    A tensor is filled by one or two copies: each is one parallel loop, and many short ones would wait for one another.
+    """
 
     def __init__(self, device: torch.device | str, seed: int):
         generator = torch.Generator(device).manual_seed(seed)
-        self._block = torch.randn(_BLOCK, generator=generator, device=device)
+        self._block = torch.randn(_BLOCK, generator=generator, device=device).repeat(2)
         self._scaled: dict[tuple, Tensor] = {}
-        self._offset = 0
+        self._start = 0
 
     def fill(self, tensor: Tensor, mean: float, spread: float) -> None:
         key = (mean, spread, tensor.dtype)
         if key not in self._scaled:
             self._scaled[key] = (self._block * spread + mean).to(tensor.dtype)
-        block, flat, done = self._scaled[key], tensor.view(-1), 0
-        while done < flat.numel():
-            count = min(flat.numel() - done, _BLOCK - self._offset)
-            flat[done : done + count].copy_(block[self._offset : self._offset + count])
-            self._offset = (self._offset + count) % _BLOCK
-            done += count
+        flat, block = tensor.view(-1), self._scaled[key][self._start : self._start + _BLOCK]
+        repeats, rest = divmod(flat.numel(), _BLOCK)
+        if repeats:
+            flat[: repeats * _BLOCK].view(repeats, _BLOCK).copy_(block.expand(repeats, _BLOCK))
+        if rest:
+            flat[-rest:].copy_(block[:rest])
+        self._start = (self._start + rest + _STRIDE) % _BLOCK

@@ -1,0 +1,68 @@
+#!/bin/sh
+# What this project wants from one GPU machine, the most valuable first, in parts of at most 10 minutes.
+#
+#   sh scripts/gpu.sh OUT_DIR [PART...]      PART: tests paper perf (default: all, in this order)
+#
+# Runs from a checkout without installation or .git (pass the commit in KOALA_COMMIT). A part writes to OUT_DIR as it
+# goes and can be run again: the paper sweep begins from the rows in results/ and measures only what is missing.
+# KOALA_DEVICE=cpu proves the same path on a machine without a GPU, on small twins.
+set -u
+out=${1:?usage: sh scripts/gpu.sh OUT_DIR [PART...]}
+shift
+[ $# -gt 0 ] || set -- tests paper perf
+mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
+cd "$(dirname "$0")/.." || exit 2
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+device=${KOALA_DEVICE:-cuda}
+python=${PYTHON:-python3}
+
+"$python" - <<'PY' || exit 2
+import sys
+from importlib.util import find_spec
+wanted = {"torch": "torch", "diffusers": "diffusers", "transformers": "transformers", "accelerate": "accelerate",
+          "open_clip": "open-clip-torch", "pynvml": "nvidia-ml-py", "pandas": "pandas", "tabulate": "tabulate",
+          "tyro": "tyro", "rich": "rich", "psutil": "psutil", "jaxtyping": "jaxtyping", "beartype": "beartype",
+          "pytest": "pytest", "pytest_benchmark": "pytest-benchmark", "pytest_timeout": "pytest-timeout"}
+missing = [package for module, package in wanted.items() if find_spec(module) is None]
+if missing:
+    sys.exit("missing packages: " + " ".join(missing))
+PY
+
+tests() {
+    timeout 590 "$python" -m pytest -q -m gpu tests --ignore=tests/perf -p no:cacheprovider >"$out/tests.txt" 2>&1
+    code=$?
+    tail -n 30 "$out/tests.txt"
+    [ $code -eq 5 ] && [ "$device" = cpu ] && code=0 # nothing to run is right where there is no GPU
+    return $code
+}
+
+paper() {
+    rows="$out/rows.jsonl"
+    slug=$("$python" -c "from koala.harness import environment as e; print(e.slug(e.device_facts('$device')['device_name']))") || return 2
+    [ -e "$rows" ] || { [ -e "results/$slug/rows.jsonl" ] && cp "results/$slug/rows.jsonl" "$rows"; }
+    small=
+    [ "$device" = cpu ] && small="--models tiny-koala-700m,tiny-sdxl --resolutions 64 --steps 2 --dtypes fp32 --budget 0"
+    # shellcheck disable=SC2086
+    timeout 590 "$python" -m bench sweep paper --device "$device" --out "$rows" $small
+}
+
+perf() {
+    pick="gpu"
+    [ "$device" = cpu ] && pick="not gpu and not fullsize"
+    timeout 590 "$python" -m pytest -q tests/perf -m "$pick" --benchmark-only -p no:cacheprovider \
+        --benchmark-json="$out/perf.json" >"$out/perf.txt" 2>&1
+    code=$?
+    tail -n 30 "$out/perf.txt"
+    return $code
+}
+
+worst=0
+for part in "$@"; do
+    case $part in
+    tests | paper | perf) ;;
+    *) echo "error: unknown part '$part'; known: tests paper perf" >&2; exit 2 ;;
+    esac
+    echo "== $part"
+    $part || worst=$?
+done
+exit $worst

@@ -1,0 +1,212 @@
+"""The command lines as people run them: real processes, real interrupts and kills."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from koala.harness import records
+
+ROOT = Path(__file__).parents[2]
+SMOKE = ["sweep", "smoke", "--resolutions", "64", "--repeats", "2", "--budget", "0"]
+
+
+def bench(*args, cwd, **more):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *map(str, args)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        **more,
+    )
+
+
+def started(*args, cwd):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench", *map(str, args)],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def statuses(path):
+    return [row["status"] for row in records.read([path]).rows] if path.exists() else []
+
+
+def wait_for_rows(path, count):
+    deadline = time.monotonic() + 90
+    while len(statuses(path)) < count:
+        assert time.monotonic() < deadline, "no row came"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("swept")
+    return folder, bench(*SMOKE, cwd=folder)
+
+
+def test_a_sweep_prints_one_table_and_writes_rows_csv_and_markdown(swept):
+    folder, done = swept
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| tiny-sdxl") == 2
+    assert "Weights are random" in done.stdout
+    assert "[4/4]" in done.stderr
+    assert sorted(p.name for p in (folder / "runs/bench").iterdir()) == ["rows.csv", "rows.jsonl", "rows.md"]
+
+
+def test_starting_again_measures_nothing_and_prints_the_same_table(swept):
+    folder, first = swept
+    again = bench(*SMOKE, cwd=folder)
+    assert again.returncode == 0
+    assert "4 of 4 cases are measured already" in again.stderr
+    assert again.stdout == first.stdout
+    assert len(statuses(folder / "runs/bench/rows.jsonl")) == 4
+
+
+def test_a_wider_sweep_measures_only_what_is_missing(swept):
+    folder, _ = swept
+    wider = bench(*SMOKE, "--batch-sizes", "1,2", "--targets", "unet", cwd=folder)
+    assert "2 of 4 cases are measured already" in wider.stderr
+    assert len(statuses(folder / "runs/bench/rows.jsonl")) == 6
+
+
+def test_fresh_keeps_the_old_rows_under_another_name(swept, tmp_path):
+    folder, _ = swept
+    out = tmp_path / "rows.jsonl"
+    out.write_bytes((folder / "runs/bench/rows.jsonl").read_bytes())
+    done = bench(*SMOKE, "--targets", "unet", "--fresh", "--out", out, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert statuses(out) == ["ok"] * 2
+    (aside,) = (p for p in tmp_path.glob("rows.*.jsonl"))
+    assert aside.name in done.stderr
+    assert aside.read_bytes() == (folder / "runs/bench/rows.jsonl").read_bytes()
+
+
+def test_a_dry_run_lists_cases_with_rough_memory_and_time_and_measures_nothing(tmp_path):
+    done = bench(*SMOKE, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| to do") == 4
+    assert "about [GiB]" in done.stdout
+    assert "4 cases, 0 measured already" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_says_that_the_sweep_can_go_on_and_it_does(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    process = started(*SMOKE, "--out", out, cwd=tmp_path)
+    wait_for_rows(out, 1)
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "the same command goes on from there" in stderr
+    assert "Traceback" not in stderr
+    kept = len(statuses(out))
+    assert 1 <= kept < 4
+    again = bench(*SMOKE, "--out", out, cwd=tmp_path)
+    assert again.returncode == 0
+    assert f"{kept} of 4 cases are measured already" in again.stderr
+    assert statuses(out) == ["ok"] * 4
+
+
+def test_sigkill_at_random_moments_loses_no_row_and_doubles_none(tmp_path):
+    out = tmp_path / "rows.jsonl"
+    for seed in range(2):
+        process = started(*SMOKE, "--out", out, cwd=tmp_path)
+        before = len(statuses(out))
+        if before < 4:
+            wait_for_rows(out, before + 1)
+        time.sleep(random.Random(seed).uniform(0, 0.5))
+        process.kill()
+        process.communicate(timeout=30)
+        assert len(statuses(out)) >= min(before + 1, 4)
+    done = bench(*SMOKE, "--out", out, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    cases = [json.dumps(row["case"], sort_keys=True) for row in records.read([out]).rows]
+    assert len(cases) == len(set(cases)) == 4
+
+
+def test_a_torn_last_line_is_reported_and_its_case_measured_again(swept, tmp_path):
+    folder, _ = swept
+    whole = (folder / "runs/bench/rows.jsonl").read_bytes().splitlines(keepends=True)
+    out = tmp_path / "rows.jsonl"
+    out.write_bytes(b"".join(whole[:4]) + whole[4][:-20])  # an environment, three rows and a torn fourth
+    done = bench(*SMOKE, "--out", out, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "line 5: not a whole row, skipped" in done.stderr
+    assert "3 of 4 cases are measured already" in done.stderr
+    assert statuses(out) == ["ok"] * 4
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["sweep", "papers"], "unknown sweep 'papers' (did you mean 'paper'?)"),
+        (["sweep", "--models", "koala-70m"], "did you mean 'koala-700m'"),
+        (["sweep", "smoke", "--resolutions", "100"], "multiples of 8"),
+        (["sweep", "smoke", "--resolutions", "big"], "cannot read 'big'"),
+        (["sweep", "smoke", "--repeats", "0"], "--repeats must be at least 1"),
+        (["sweep", "smoke", "--device", "tpu"], "known: cpu, cuda, cuda:N"),
+        (["sweep", "smoke", "--device", "cuda:99"], "there is no cuda:99 here"),
+        (["sweep", "smoke", "--out", "/proc/nowhere/rows.jsonl"], "cannot write /proc/nowhere/rows.jsonl"),
+        (["swep"], "did you mean 'sweep'"),
+        (["table"], "run `python -m bench sweep`"),
+        (["table", "no-such.jsonl"], "cannot read no-such.jsonl"),
+        (["publish", "no-such.jsonl"], "cannot read no-such.jsonl"),
+    ],
+)
+def test_a_users_mistake_is_one_clear_line_and_exit_code_2(args, words, tmp_path):
+    done = bench(*args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_failed_case_makes_exit_code_1(tmp_path):
+    done = bench(*SMOKE, "--targets", "unet", "--timeout", "0.01", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout.count("timed out") == 2
+    assert statuses(tmp_path / "runs/bench/rows.jsonl") == ["timeout"] * 2
+
+
+def test_table_prints_csv_and_json_that_machines_read(swept):
+    folder, _ = swept
+    csv = bench("table", "--format", "csv", cwd=folder)
+    frame = pd.read_csv(pd.io.common.StringIO(csv.stdout))
+    lines = json.loads(bench("table", "--format", "json", cwd=folder).stdout)
+    assert list(frame["model"]) == [line["model"] for line in lines]
+    samples = [row["samples_s"]["total"] for row in records.read([folder / "runs/bench/rows.jsonl"]).rows]
+    medians = sorted(sum(pair) / 2 for pair in samples)
+    assert sorted(frame["latency_s"]) == medians
+
+
+def test_twins_are_not_published(swept, tmp_path):
+    folder, _ = swept
+    done = bench("publish", "--results", tmp_path, cwd=folder)
+    assert done.returncode == 2
+    assert "no finished rows of full-size models" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_of_every_command_shows_examples_quickly():
+    for command in ("sweep", "table", "publish"):
+        start = time.perf_counter()
+        done = bench(command, "--help", cwd=ROOT)
+        assert time.perf_counter() - start < 2
+        assert f"python -m bench {command}" in done.stdout.replace("\n", " ")
+        assert "examples:" in done.stdout

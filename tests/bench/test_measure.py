@@ -1,0 +1,185 @@
+import time
+from itertools import chain, cycle
+from itertools import repeat as forever
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.instruments.clock import Clock, CpuClock
+from bench.measure import TARGET_REACH, Rule, Workload, repeat
+from koala.harness.stats import relative_reach
+
+NOISY = (1.0, 1.5)  # two values in turn: an interval of the median never gets tight
+PATIENT = 1e9
+
+
+class ScriptedClock:
+    """Runs each call and answers with the next time of a script."""
+
+    def __init__(self, times):
+        self.times, self.inside = iter(times), False
+
+    def time(self, call):
+        self.inside = True
+        call()
+        self.inside = False
+        seconds = next(self.times)
+        return {"total": seconds, "device": seconds / 2}
+
+    def mark(self):
+        return next(self.times)
+
+    def between(self, start, end):
+        return end - start
+
+
+class Diary:
+    """A workload that writes down what is done to it, and whether the clock was running."""
+
+    def __init__(self, clock, num_steps=0):
+        self.clock, self.num_steps, self.lines, self.timed = clock, num_steps, [], []
+
+    def note(self, line):
+        self.lines.append(line)
+        self.timed.append(self.clock.inside)
+
+    def prepare(self):
+        self.note("prepare")
+
+    def run(self):
+        self.note("run")
+
+    def step_seconds(self, clock):
+        assert clock is self.clock
+        self.note("steps")
+        run = self.lines.count("run")
+        return [float(10 * run + step) for step in range(self.num_steps)]
+
+
+def measured(times, rule, num_steps=0, **options):
+    clock = ScriptedClock(times)
+    diary = Diary(clock, num_steps)
+    return repeat(diary, clock, rule, **options), diary
+
+
+def test_the_fakes_are_what_the_code_asks_for():
+    assert isinstance(ScriptedClock([]), Clock)
+    assert isinstance(Diary(ScriptedClock([])), Workload)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 3])
+def test_warm_up_runs_are_kept_apart_and_never_measured(warmup):
+    slow = [100.0 + i for i in range(warmup)]
+    samples, diary = measured(chain(slow, [1.0] * 6), Rule(warmup=warmup))
+    assert samples.warmup == slow
+    assert samples.total == [1.0] * 6
+    assert samples.seconds == {"total": [1.0] * 6, "device": [0.5] * 6}
+    assert diary.lines.count("run") == warmup + 6
+
+
+def test_every_run_is_prepared_first_and_only_the_run_is_timed():
+    _, diary = measured(forever(1.0), Rule(warmup=2))
+    assert diary.lines == ["prepare", "run"] * 2 + ["prepare", "run", "steps"] * 6
+    assert {line for line, timed in zip(diary.lines, diary.timed, strict=True) if timed} == {"run"}
+    assert [timed for line, timed in zip(diary.lines, diary.timed, strict=True) if line == "run"] == [True] * 8
+
+
+def test_steps_are_kept_one_list_a_sample_and_those_of_warm_up_are_not():
+    samples, _ = measured(forever(1.0), Rule(warmup=1), num_steps=2)
+    assert samples.steps == [[10.0 * run, 10.0 * run + 1] for run in range(2, 8)]
+
+
+def test_a_workload_without_steps_keeps_none():
+    assert measured(forever(1.0), Rule())[0].steps == []
+
+
+def test_on_sample_hears_of_each_timing_as_it_is_made():
+    heard = []
+
+    def listen(stage, samples):
+        heard.append((stage, list(samples.warmup), list(samples.total)))
+
+    times = [9.0, 8.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    measured(times, Rule(warmup=2), on_sample=listen)
+    assert heard == [
+        ("warm-up", [9.0], []),
+        ("warm-up", [9.0, 8.0], []),
+        *(("sample", [9.0, 8.0], [1.0] * n) for n in range(1, 7)),
+    ]
+
+
+# ---- when to stop
+
+
+@pytest.mark.parametrize(
+    ("call_s", "repeats", "least"),
+    [(0.001, None, 6), (1.999, None, 6), (2.0, None, 3), (60.0, None, 3), (0.001, 2, 2), (60.0, 10, 10), (0.5, 1, 1)],
+)
+def test_a_quick_call_is_sampled_six_times_a_slow_one_three_times_unless_repeats_says_otherwise(call_s, repeats, least):
+    rule = Rule(repeats=repeats, budget_s=0.0)
+    assert rule.minimum(call_s) == least
+    assert measured(forever(call_s), rule)[0].total == [call_s] * least
+
+
+def test_sampling_stops_as_soon_as_the_interval_of_the_median_is_tight():
+    times = [1.0, 1.03, 0.97, 1.0, 1.03, 0.97] + [1.0] * 50  # 3% to either side at first
+    samples, _ = measured([9.0, *times], Rule(budget_s=PATIENT))
+    n = len(samples.total)
+    assert samples.total == times[:n]
+    assert n > 6
+    assert relative_reach(times[:n]) <= TARGET_REACH
+    assert all(relative_reach(times[:k]) > TARGET_REACH for k in range(1, n))
+
+
+def test_three_slow_calls_are_too_few_to_be_tight_so_the_budget_decides():
+    assert len(measured(forever(3.0), Rule(budget_s=PATIENT))[0].total) == 6
+    assert len(measured(forever(3.0), Rule(budget_s=9.5))[0].total) == 4
+    assert len(measured(forever(3.0), Rule(budget_s=9.0))[0].total) == 3
+
+
+def test_sampling_stops_when_the_budget_is_spent():
+    samples, _ = measured(chain([500.0], cycle(NOISY)), Rule(budget_s=12.6))
+    assert len(samples.total) == 11
+    assert sum(samples.total) >= 12.6 > sum(samples.total[:-1])
+
+
+@pytest.mark.parametrize("most", [1, 2, 4, 6, 7, 50])
+def test_there_are_never_more_samples_than_most(most):
+    samples, _ = measured(cycle(NOISY), Rule(budget_s=PATIENT, most=most))
+    assert len(samples.total) == most
+
+
+@given(
+    st.lists(st.floats(0.01, 5.0), min_size=40, max_size=40) | st.lists(st.floats(1.0, 1.1), min_size=40, max_size=40),
+    st.none() | st.integers(1, 10),
+    st.floats(0.0, 60.0),
+    st.integers(10, 30),
+)
+def test_sampling_stops_at_the_first_moment_that_the_rule_allows(times, repeats, budget_s, most):
+    rule = Rule(warmup=0, repeats=repeats, budget_s=budget_s, most=most)
+    total = measured(times, rule)[0].total
+
+    def may_stop(n):
+        spent, known = sum(times[:n]) >= budget_s, relative_reach(times[:n]) <= TARGET_REACH
+        least = repeats or (6 if min(times[:n]) < 2 else 3)
+        return n >= least and (n >= most or spent or known)
+
+    assert total == times[: len(total)]
+    assert [n for n in range(1, len(total) + 1) if may_stop(n)] == [len(total)]
+
+
+def test_the_real_clock_times_a_workload_and_not_its_preparation():
+    class Sleeper:
+        def prepare(self):
+            time.sleep(0.05)
+
+        def run(self):
+            time.sleep(0.01)
+
+        def step_seconds(self, clock):
+            return []
+
+    samples = repeat(Sleeper(), CpuClock(), Rule(warmup=1, repeats=3, budget_s=0.0))
+    assert 0.01 <= min(samples.total) < 0.05
+    assert len(samples.warmup) == 1

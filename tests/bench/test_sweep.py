@@ -1,0 +1,137 @@
+from dataclasses import replace
+
+import pytest
+
+from bench import sweep
+from bench.case import Case, grid
+from bench.measure import Rule
+from koala.harness import environment, records
+from koala.harness.stats import median_interval
+
+RULE = Rule(warmup=1, repeats=2, budget_s=0.0)
+CASES = grid(
+    ["tiny-koala-700m", "tiny-sdxl", "tiny-koala-1b", "tiny-bk-sdxl"], ["unet"], [64], [1], ["fp32"], [], "cpu"
+)
+
+
+class Silent:
+    def begin(self, case): ...
+
+    def message(self, message): ...
+
+    def end(self, row): ...
+
+
+def run(cases, path, server, timeout_s=60.0, **more):
+    return sweep.run(cases, more.pop("rule", RULE), timeout_s, path, server, Silent(), **more)
+
+
+@pytest.fixture(scope="module")
+def faulty(server, tmp_path_factory):
+    """A sweep in which three of four workers go wrong: killed, raising, hanging."""
+    path = tmp_path_factory.mktemp("sweep") / "rows.jsonl"
+    rows = run(CASES, path, server, timeout_s=15.0, measure="faulty_workers:fail_by_model")
+    return path, {row["case"]["model"]: row for row in rows}
+
+
+def test_a_sweep_goes_on_past_every_kind_of_failure(faulty):
+    _, rows = faulty
+    assert {model: row["status"] for model, row in rows.items()} == {
+        "tiny-koala-700m": "ok",
+        "tiny-sdxl": "failed",
+        "tiny-koala-1b": "failed",
+        "tiny-bk-sdxl": "timeout",
+    }
+    assert rows["tiny-sdxl"]["reason"] == "killed by SIGKILL"
+    assert rows["tiny-koala-1b"]["reason"] == "ValueError: the U-Net has a hole | in it"
+    assert "Traceback" in rows["tiny-koala-1b"]["detail"]
+
+
+def test_what_a_worker_measured_before_it_hung_is_kept(faulty):
+    _, rows = faulty
+    assert rows["tiny-bk-sdxl"]["samples_s"] == {"total": [1.5]}
+    assert rows["tiny-bk-sdxl"]["warmup_s"] == [3.0]
+
+
+def test_a_row_holds_what_the_design_promises(faulty):
+    path, rows = faulty
+    row = rows["tiny-koala-700m"]
+    assert row["schema"] == records.SCHEMA
+    assert row["kind"] == "bench"
+    assert len(row["samples_s"]["total"]) == 2
+    assert len(row["warmup_s"]) == 1
+    assert all(seconds > 0 for seconds in row["samples_s"]["total"])
+    assert row["memory_bytes"]["weights"] == row["params"] * 4
+    assert row["memory_bytes"]["rss_peak"] > row["memory_bytes"]["rss_baseline"] + row["memory_bytes"]["weights"]
+    assert row["energy_j"] is None
+    assert row["threads"] >= 1
+    here = records.read([path]).environment(row)
+    assert here["device_name"] == environment.collect("cpu")["device_name"]
+
+
+def test_every_row_is_on_disk_as_it_was_returned(faulty):
+    path, rows = faulty
+    assert records.read([path]).rows == list(rows.values())
+
+
+def test_only_what_is_measured_or_out_of_memory_is_not_run_again(faulty):
+    path, _ = faulty
+    known, here = records.read([path]), environment.collect("cpu")
+    assert [case.model for case in sweep.finished_rows(known, CASES, here)] == ["tiny-koala-700m"]
+    known.rows[1]["status"] = "oom"
+    assert [case.model for case in sweep.finished_rows(known, CASES, here)] == ["tiny-koala-700m", "tiny-sdxl"]
+    assert not sweep.finished_rows(known, CASES, here | {"torch": "9.9"})
+
+
+def test_the_latest_row_of_a_case_decides(faulty, server, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    run(CASES[1:2], path, server, measure="faulty_workers:die")
+    run(CASES[1:2], path, server)
+    known = records.read([path])
+    assert [row["status"] for row in known.rows] == ["failed", "ok"]
+    assert list(sweep.finished_rows(known, CASES, environment.collect("cpu"))) == [CASES[1]]
+    assert len(known.environments) == 1
+
+
+def test_a_device_out_of_memory_is_a_row(server, tmp_path):
+    (row,) = run(CASES[:1], tmp_path / "r.jsonl", server, measure="faulty_workers:out_of_gpu_memory")
+    assert row["status"] == "oom"
+    assert row["reason"] == "CUDA out of memory. Tried to allocate 20.00 GiB."
+    assert row["memory_bytes"]["rss_peak"] > 0
+
+
+def test_a_host_out_of_memory_is_a_row(server, tmp_path):
+    case = Case("koala-700m", "unet", 256, 1, "fp32", None, "cpu")
+    (row,) = run([case], tmp_path / "r.jsonl", server, measure="faulty_workers:with_little_memory")
+    assert row["status"] == "oom"
+    assert "allocate memory" in row["reason"]
+
+
+def test_the_kernels_out_of_memory_killer_makes_an_oom_row(server, tmp_path, monkeypatch):
+    counts = iter([7, 8])
+    monkeypatch.setattr("bench.isolate.kernel_oom_kills", lambda: next(counts))
+    (row,) = run(CASES[:1], tmp_path / "r.jsonl", server, measure="faulty_workers:die_half_way")
+    assert (row["status"], row["samples_s"]["total"]) == ("oom", [1.5, 1.25])
+
+
+def test_a_pipeline_of_n_steps_has_n_step_times_in_every_sample(server, tmp_path):
+    for steps in (1, 3):
+        case = Case("tiny-koala-700m", "pipeline", 64, 2, "fp32", steps, "cpu")
+        (row,) = run([case], tmp_path / "r.jsonl", server)
+        assert [len(sample) for sample in row["samples_s"]["step"]] == [steps] * 2
+        for sample, total in zip(row["samples_s"]["step"], row["samples_s"]["total"], strict=True):
+            assert 0 < sum(sample) < total
+
+
+def test_samples_are_taken_until_the_median_is_known_or_the_budget_is_spent(server, tmp_path):
+    rule = replace(RULE, repeats=None, budget_s=1.0)
+    (row,) = run(CASES[:1], tmp_path / "r.jsonl", server, rule=rule)
+    total = row["samples_s"]["total"]
+    assert len(total) >= 6
+    assert median_interval(total) is not None
+
+
+def test_counted_flops_stand_in_the_row_of_a_step(server, tmp_path):
+    case = CASES[0]
+    (row,) = run([case], tmp_path / "r.jsonl", server, costs={case: {"flops": 123}})
+    assert row["flops"] == 123

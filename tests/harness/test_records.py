@@ -1,0 +1,379 @@
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from koala.errors import KoalaError
+from koala.harness import records
+from koala.harness.records import SCHEMA, Store, read, set_aside, write_whole
+
+ROOT = Path(__file__).parents[2]
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
+)
+FIELDS = st.dictionaries(st.text().filter(lambda key: key != "schema"), VALUES, max_size=5)
+ROWS = st.builds(lambda fields, kind: fields | {"kind": kind}, FIELDS, st.text().filter(lambda k: k != "environment"))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "rows.jsonl"
+
+
+def row(n):
+    return {"kind": "bench", "n": n}
+
+
+def append(path, *rows):
+    with Store(path) as store:
+        for each in rows:
+            store.append(each)
+
+
+def numbers(found):
+    return [each["n"] for each in found.rows]
+
+
+@contextlib.contextmanager
+def python(script, *args):
+    """A real child that runs `script`; killed at the end if it has not been before."""
+    command = [sys.executable, "-c", script, *map(str, args)]
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with child:
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+# ---- reading back what was written
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(ROWS, max_size=5))
+def test_rows_are_read_back_as_they_were_appended(rows):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.jsonl"
+        append(path, *rows)
+        found = read([path])
+    assert found.rows == rows
+    assert found.environments == {}
+    assert found.problems == []
+
+
+def test_a_row_finds_the_environment_that_it_names(path):
+    here = {"kind": "environment", "id": "e1", "device_name": "cpu"}
+    append(path, here, row(1) | {"environment": "e1"}, row(2) | {"environment": "gone"}, row(3))
+    found = read([path])
+    assert found.environments == {"e1": here}
+    assert [found.environment(each) for each in found.rows] == [here, {}, {}]
+
+
+def test_rows_of_several_files_follow_each_other_in_the_order_of_the_files(tmp_path):
+    append(tmp_path / "a.jsonl", row(1), row(2))
+    append(tmp_path / "b.jsonl", row(3))
+    assert numbers(read([tmp_path / "b.jsonl", str(tmp_path / "a.jsonl")])) == [3, 1, 2]
+
+
+def test_opening_a_store_again_keeps_its_rows_and_makes_missing_folders(tmp_path):
+    path = tmp_path / "new" / "folder" / "rows.jsonl"
+    append(path, row(1))
+    append(path, row(2))
+    assert numbers(read([path])) == [1, 2]
+
+
+def test_a_store_without_rows_and_blank_lines_are_no_problem(path):
+    append(path)
+    assert read([path]) == records.Records()
+    path.write_text('\n  \n{"kind": "bench", "n": 1}\n\n')
+    assert read([path]) == records.Records(rows=[row(1)])
+
+
+def test_the_latest_row_of_a_key_wins_at_the_place_of_the_first(tmp_path):
+    rows = [{"kind": "bench", "case": case, "n": n} for n, case in enumerate("abac")]
+    append(tmp_path / "1.jsonl", *rows)
+    append(tmp_path / "2.jsonl", {"kind": "bench", "case": "b", "n": 9})
+    latest = read([tmp_path / "1.jsonl", tmp_path / "2.jsonl"]).latest(lambda each: each["case"])
+    assert [(key, each["n"]) for key, each in latest.items()] == [("a", 2), ("b", 9), ("c", 3)]
+
+
+def test_a_row_is_on_disk_when_append_returns(path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def note(file):
+        fsync(file)
+        synced.append(os.fstat(file).st_size)
+
+    with Store(path) as store:
+        monkeypatch.setattr(os, "fsync", note)
+        for n in range(3):
+            store.append(row(n))
+            assert synced == [(i + 1) * len('{"kind": "bench", "n": 0}\n') for i in range(n + 1)]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_json_has_not_is_refused_and_nothing_is_written(path, value):
+    with Store(path) as store:
+        with pytest.raises(ValueError, match="JSON"):
+            store.append(row(1) | {"nested": [{"latency_s": value}]})
+        store.append(row(2))
+    assert read([path]) == records.Records(rows=[row(2)])
+
+
+# ---- torn lines
+
+
+def test_a_torn_last_line_is_reported_with_file_and_line_and_skipped(path):
+    path.write_text('{"kind": "bench", "n": 1}\n{"kind": "bench", "n": 2}\n{"kind": "ben')
+    found = read([path])
+    assert numbers(found) == [1, 2]
+    assert found.problems == [f"{path}, line 3: not a whole row, skipped"]
+
+
+@pytest.mark.parametrize("torn", [b'{"kind": "be', b"\0" * 4096, b"[1, 2]", b'"kind"', b'{"n": 1}', b'{"kind": 1}'])
+def test_a_line_that_is_no_row_costs_itself_alone(path, torn):
+    path.write_bytes(b'{"kind": "bench", "n": 1}\n' + torn + b'\n{"kind": "bench", "n": 3}\n')
+    found = read([path])
+    assert numbers(found) == [1, 3]
+    assert found.problems == [f"{path}, line 2: not a whole row, skipped"]
+
+
+def test_wherever_a_file_is_cut_its_whole_rows_and_all_later_ones_are_read(path):
+    whole = b"".join(json.dumps(row(n)).encode() + b"\n" for n in (1, 2))
+    ends = [whole.index(b"\n"), len(whole) - 1]
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        append(path, row(3))
+        found = read([path])
+        assert numbers(found) == [n for n, end in zip((1, 2), ends, strict=True) if cut >= end] + [3]
+        torn = cut not in (0, ends[0], ends[0] + 1, ends[1], ends[1] + 1)
+        line = whole[:cut].count(b"\n") + 1
+        assert found.problems == ([f"{path}, line {line}: not a whole row, skipped"] if torn else [])
+        assert path.read_bytes().startswith(whole[:cut])
+
+
+# ---- what is no store
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"model,latency_s\nsdxl,1.0\n",
+        b"hello",
+        b"{}\n",
+        b"[]\n",
+        b'{"n": 1}\n{"n": 2}\n',
+        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+        b"\xff\xfe{\0}\0",
+        bytes(range(256)) * 16,
+        b"[" * 100_000,
+    ],
+    ids=["csv", "words", "no kind", "list", "rows without kind", "png", "utf-16", "all bytes", "deeply nested"],
+)
+def test_a_file_that_is_no_store_is_an_error_that_names_it(path, content):
+    path.write_bytes(content)
+    with pytest.raises(KoalaError, match=r"rows\.jsonl holds no rows"):
+        read([path])
+
+
+@given(st.binary())
+def test_whatever_bytes_a_file_holds_the_answer_is_rows_or_a_koala_error(content):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.jsonl"
+        path.write_bytes(content)
+        try:
+            found = read([path])
+        except KoalaError as error:
+            assert str(path) in str(error)
+        else:
+            assert not found.problems or found.rows or found.environments
+
+
+@pytest.mark.parametrize("where", ["missing.jsonl", ".", "rows.jsonl/inside.jsonl"])
+def test_a_path_that_cannot_be_read_is_an_error_that_names_it(tmp_path, path, where):
+    append(path, row(1))
+    with pytest.raises(KoalaError, match="cannot read") as caught:
+        read([tmp_path / where])
+    assert str(tmp_path / where) in str(caught.value)
+
+
+@pytest.mark.parametrize("where", [".", "rows.jsonl/inside.jsonl"])
+def test_a_path_that_cannot_be_written_is_an_error_that_names_it(tmp_path, path, where):
+    append(path, row(1))
+    with pytest.raises(KoalaError, match="cannot write") as caught:
+        Store(tmp_path / where)
+    assert str(tmp_path / where) in str(caught.value)
+
+
+def test_a_row_of_a_newer_schema_is_an_error_that_says_to_upgrade(path):
+    append(path, row(1), row(2) | {"schema": SCHEMA + 1})
+    with pytest.raises(KoalaError, match=r"line 2: schema 2 is newer.*upgrade koala-bench"):
+        read([path])
+
+
+@pytest.mark.parametrize("schema", [0, -1, "1", None, 1.5])
+def test_a_schema_that_no_version_wrote_is_an_error_that_names_the_line(path, schema):
+    append(path, row(1) | {"schema": schema})
+    with pytest.raises(KoalaError, match=r"rows\.jsonl, line 1: schema"):
+        read([path])
+
+
+def test_a_row_of_an_older_schema_is_read_as_one_of_today(path, monkeypatch):
+    monkeypatch.setattr(records, "SCHEMA", 3)
+    monkeypatch.setitem(records.UPGRADERS, 1, lambda old: old | {"n": old["n"] * 10})
+    monkeypatch.setitem(records.UPGRADERS, 2, lambda old: old | {"n": old["n"] + 1})
+    append(path, *(row(n) | {"schema": n} for n in (1, 2, 3)))
+    assert numbers(read([path])) == [11, 3, 3]
+
+
+# ---- one writer
+
+
+def test_a_second_store_on_the_same_file_is_refused_until_the_first_is_closed(path):
+    with Store(path) as first:
+        with pytest.raises(KoalaError, match=r"another run is writing .*rows\.jsonl.*--out"):
+            Store(path)
+        first.append(row(1))
+    append(path, row(2))
+    assert numbers(read([path])) == [1, 2]
+
+
+def test_a_refused_store_leaves_no_file_open(path):
+    with Store(path):
+        before = len(list(Path("/dev/fd").iterdir()))
+        for _ in range(3):
+            with pytest.raises(KoalaError, match="another run"):
+                Store(path)
+        assert len(list(Path("/dev/fd").iterdir())) == before
+
+
+OPEN_STORE = """
+import sys
+from koala.errors import KoalaError
+from koala.harness.records import Store
+try:
+    Store(sys.argv[1])
+except KoalaError as error:
+    print(f"refused: {error}")
+else:
+    print("opened", flush=True)
+    sys.stdin.read() if len(sys.argv) > 2 else None
+"""
+
+
+def test_a_second_store_in_another_process_is_refused(path):
+    with Store(path), python(OPEN_STORE, path) as child:
+        assert child.communicate()[0].startswith(f"refused: another run is writing {path}")
+    with python(OPEN_STORE, path) as child:
+        assert child.communicate()[0] == "opened\n"
+
+
+def test_a_store_of_a_process_that_was_killed_can_be_opened(path):
+    script = OPEN_STORE.replace("sys.stdin.read()", "__import__('time').sleep(60)").replace(
+        "    Store(", "    s = Store("
+    )
+    with python(script, path, "hold") as child:
+        assert child.stdout.readline() == "opened\n"
+        with pytest.raises(KoalaError, match="another run"):
+            Store(path)
+        child.kill()
+        child.wait()
+        append(path, row(1))
+    assert numbers(read([path])) == [1]
+
+
+# ---- files put aside and files replaced
+
+
+def test_setting_aside_never_overwrites_an_earlier_file(path, monkeypatch):
+    monkeypatch.setattr(time, "strftime", lambda *_: "20250101-000000")
+    asides = []
+    for n in range(5):
+        append(path, row(n))
+        asides.append(set_aside(path))
+        assert not path.exists()
+    assert len(set(asides)) == 5
+    assert [numbers(read([aside])) for aside in asides] == [[n] for n in range(5)]
+    assert all(a.parent == path.parent and a.name.startswith("rows.2025") and a.suffix == ".jsonl" for a in asides)
+
+
+def test_setting_aside_what_is_not_there_does_nothing(path):
+    assert set_aside(path) is None
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_file_is_replaced_as_a_whole_and_nothing_is_left_beside_it(tmp_path):
+    path = tmp_path / "new" / "table.md"
+    for text in ("é" * 1000, "short"):
+        write_whole(path, text)
+        assert path.read_text(encoding="utf-8") == text
+        assert list(path.parent.iterdir()) == [path]
+
+
+SIZE = 200_000
+REWRITE = f"""
+import sys
+from itertools import cycle
+from pathlib import Path
+from koala.harness.records import write_whole
+for letter in cycle("abc"):
+    write_whole(Path(sys.argv[1]), letter * {SIZE})
+    print(letter, flush=True)
+"""
+
+
+def test_a_file_is_whole_at_every_moment_also_when_its_writer_is_killed(tmp_path):
+    path, delays = tmp_path / "table.csv", random.Random(0)
+
+    def is_whole():
+        text = path.read_text()
+        return len(text) == SIZE and len(set(text)) == 1
+
+    for _ in range(10):
+        with python(REWRITE, path) as child:
+            assert child.stdout.readline() == "a\n"
+            until = time.monotonic() + delays.uniform(0, 0.05)
+            while time.monotonic() < until:
+                assert is_whole()
+            child.send_signal(signal.SIGKILL)
+            assert child.wait() == -signal.SIGKILL
+        assert is_whole()
+
+
+APPEND = """
+import sys
+from itertools import count
+from koala.harness.records import Store
+with Store(sys.argv[1]) as store:
+    for n in count(int(sys.argv[2])):
+        store.append({"kind": "bench", "n": n, "samples_s": [0.1] * 20_000})
+        print(n, flush=True)
+"""
+
+
+def test_every_row_that_was_reported_as_appended_survives_a_kill(path):
+    delays, reported = random.Random(1), []
+    for kill in range(8):
+        with python(APPEND, path, 1000 * kill) as child:
+            reported.append(int(child.stdout.readline()))
+            time.sleep(delays.uniform(0, 0.03))
+            child.send_signal(signal.SIGKILL)
+            reported += map(int, child.stdout.read().split())
+            assert child.wait() == -signal.SIGKILL
+        found = read([path])
+        assert set(reported) <= set(numbers(found))
+        assert len(found.problems) <= kill + 1
+        assert len(found.rows) <= len(reported) + kill + 1
+        assert all(len(each["samples_s"]) == 20_000 for each in found.rows)
