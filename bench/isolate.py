@@ -11,8 +11,8 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import forkserver
@@ -58,14 +58,9 @@ class ForkServer:
         os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # number GPUs as the driver does
         if "forkserver" in methods:
             self._context.set_forkserver_preload(_PRELOAD)
-            self._start_deaf_to_ctrl_c()
-
-    @staticmethod
-    def _start_deaf_to_ctrl_c() -> None:
-        """Ctrl-C reaches the whole process group; the server ignores it, and goes when this process goes."""
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        forkserver.ensure_running()
-        signal.signal(signal.SIGINT, handler)
+            # Ctrl-C reaches the whole process group; the server ignores it, and goes when this process goes.
+            with _sigint(signal.SIG_IGN):
+                forkserver.ensure_running()
 
     def call(
         self,
@@ -87,16 +82,18 @@ class ForkServer:
             errors = Path(folder) / "stderr"
             receiver, sender = self._context.Pipe(duplex=False)
             child = self._context.Process(target=_child, args=(sender, str(errors), function, args), daemon=True)
-            child.start()  # waits for the server's imports the first time; the deadline counts from here
-            sender.close()
-            deadline = None if timeout_s is None else time.monotonic() + timeout_s
             try:
+                with _ctrl_c_waits():  # a child half started would complain on the terminal
+                    child.start()  # waits for the server's imports the first time
+                sender.close()
+                deadline = None if timeout_s is None else time.monotonic() + timeout_s
                 result, timed_out = _listen(receiver, deadline, on_message, watch, watch_every_s)
                 if not timed_out:
                     child.join(_GRACE_S)
             finally:
-                child.kill()
-                child.join()
+                if child.pid is not None:
+                    child.kill()
+                    child.join()
                 receiver.close()
             killed = child.exitcode == -signal.SIGKILL and not timed_out
             return Outcome(
@@ -106,6 +103,29 @@ class ForkServer:
                 killed_for_memory=killed and (oom_kills() or 0) > (kills_before or 0),
                 errors=_tail(errors),
             )
+
+
+@contextmanager
+def _sigint(handler: Any) -> Iterator[None]:
+    """Another reaction to Ctrl-C for a while; only the main thread can have one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Hold a Ctrl-C back until the block has ended, then raise it."""
+    pressed: list[int] = []
+    with _sigint(lambda number, frame: pressed.append(number)):
+        yield
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _listen(

@@ -40,9 +40,11 @@ class Rule:
 
     def enough(self, samples: list[float]) -> bool:
         """Whether these samples need no further one."""
+        if len(samples) >= self.most:
+            return True
         if not samples or len(samples) < self.minimum(min(samples)):
             return False
-        if len(samples) >= self.most or sum(samples) >= self.budget_s:
+        if sum(samples) >= self.budget_s:
             return True
         return relative_reach(samples) <= TARGET_REACH
 

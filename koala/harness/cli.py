@@ -1,6 +1,7 @@
 """Command lines that start fast: a package's commands are a table, and only the chosen one's parser is built."""
 
 import inspect
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,23 +30,35 @@ def main(
 ) -> int:
     """Run the command that `argv` names and return its exit code: 2 for a user's mistake, without a traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help(package, description, commands, examples))
-        return 0
-    name, *rest = arguments
     try:
-        if name not in commands:
-            raise UnknownName("command", name, commands)
-        module = import_module(commands[name].module)
-        return module.run(_options(module, f"python -m {package} {name}", rest))
+        code = _run(package, description, commands, examples, arguments)
+        sys.stdout.flush()
+        return code
     except KoalaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:  # the reader of stdout went away, as `head` does
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _run(
+    package: str,
+    description: str,
+    commands: Mapping[str, Command],
+    examples: Sequence[str],
+    arguments: list[str],
+) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help(package, description, commands, examples))
+        return 0
+    name, *rest = arguments
+    if name not in commands:
+        raise UnknownName("command", name, commands)
+    module = import_module(commands[name].module)
+    return module.run(_options(module, f"python -m {package} {name}", rest))
 
 
 def stderr_console() -> Any:

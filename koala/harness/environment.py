@@ -35,7 +35,6 @@ def collect(device: str, nvml: Nvml | None = None) -> Record:
 
 def device_facts(device: str, nvml: Nvml | None = None) -> Record:
     """Name, memory, driver, clocks and power limit of "cpu", "cuda" or "cuda:N"; an error lists what is here."""
-    kind, _, number = device.partition(":")
     if device == "cpu":
         model, isa, cores = cpu_model(), cpu_isa(), cpu_cores()
         return {
@@ -43,10 +42,11 @@ def device_facts(device: str, nvml: Nvml | None = None) -> Record:
             "device_name": f"{model} ({cores} cores, {isa})",
             "device_memory_bytes": psutil.virtual_memory().total,
         }
-    if kind != "cuda" or not (number or "0").isdigit():
+    cuda = re.fullmatch(r"cuda(?::([0-9]+))?", device)
+    if cuda is None:
         raise KoalaError(f"unknown device {device!r}; known: cpu, cuda, cuda:N")
     nvml = nvml or Nvml()
-    index = int(number or 0)
+    index = int(cuda[1] or 0)
     if index >= nvml.count():
         raise KoalaError(f"there is no {device} here ({nvml.count()} NVIDIA GPUs are visible); try --device cpu")
     gpu = nvml.gpu(index)

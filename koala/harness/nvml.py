@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
+from itertools import takewhile
 from typing import Any
 
 
@@ -35,7 +36,8 @@ class Nvml:
         handles = [self._nvml.nvmlDeviceGetHandleByIndex(i) for i in range(self._nvml.nvmlDeviceGetCount())]
         if self._visible is None:
             return handles
-        return [handle for word in self._visible.split(",") if (handle := self._find(word.strip(), handles))]
+        found = (self._find(word.strip(), handles) for word in self._visible.split(","))
+        return list(takewhile(lambda handle: handle is not None, found))  # CUDA stops at a word it does not know
 
     def _find(self, word: str, handles: list) -> Any | None:
         """A GPU by its number in PCI order or by the beginning of its UUID, the two ways CUDA accepts."""
@@ -63,7 +65,7 @@ class Nvml:
         """Bytes in use on the whole device, by every process and the driver."""
         return self._nvml.nvmlDeviceGetMemoryInfo(self._handles[index]).used
 
-    def _ask(self, question: Any, *args: Any, scale: float) -> Any | None:
+    def _ask(self, question: Any, *args: Any, scale: int | float) -> Any | None:
         try:
             return question(*args) * scale
         except self._nvml.NVMLError:  # not every card answers every question

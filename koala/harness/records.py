@@ -65,15 +65,20 @@ def _read_file(path: Path, records: Records) -> None:
         else:
             records.add(_upgraded(row, path, number))
             good += 1
-    if torn and not good:
+    if torn and not good and not _first_line_torn(lines):
         raise KoalaError(f"{path} holds no rows: it is not a file of JSON lines written by this project")
     records.problems += torn
+
+
+def _first_line_torn(lines: list[bytes]) -> bool:
+    """Whether a file holds nothing but the beginning of its first row: its writer was killed then."""
+    return len(lines) == 1 and lines[0].startswith(b'{"')
 
 
 def _parse(line: bytes) -> Row | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     known = isinstance(row, dict) and isinstance(row.get("kind"), str)
     return row if known and ("id" in row if row["kind"] == "environment" else True) else None
@@ -81,9 +86,9 @@ def _parse(line: bytes) -> Row | None:
 
 def _upgraded(row: Row, path: Path, number: int) -> Row:
     schema = row.get("schema", SCHEMA)
-    if not isinstance(schema, int) or schema > SCHEMA:
+    if schema not in (*UPGRADERS, SCHEMA):
         raise KoalaError(
-            f"{path}, line {number}: schema {schema} is newer than this version reads; upgrade koala-bench"
+            f"{path}, line {number}: schema {schema!r} is newer than this version reads, or none; upgrade koala-bench"
         )
     while schema < SCHEMA:
         row, schema = UPGRADERS[schema](row), schema + 1
@@ -116,9 +121,12 @@ class Store:
     def append(self, row: Row) -> None:
         """Write one row and return when it is on disk."""
         data = json.dumps(row, allow_nan=False).encode() + b"\n"
-        while data:
-            data = data[os.write(self._file, data) :]
-        os.fsync(self._file)
+        try:
+            while data:
+                data = data[os.write(self._file, data) :]
+            os.fsync(self._file)
+        except OSError as error:
+            raise KoalaError(f"cannot write {self.path}: {error.strerror}; rows before it are whole") from error
 
     def _finish_torn_line(self) -> None:
         size = os.fstat(self._file).st_size

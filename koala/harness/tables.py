@@ -1,5 +1,6 @@
 """pandas frames as CSV and markdown: the only place that rounds."""
 
+import csv
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,24 +18,20 @@ def significant(digits: int) -> Format:
         number = float(value)
         if number == 0:
             return "0"
-        decimals = max(0, digits - 1 - _magnitude(number))
-        return f"{number:.{decimals}f}"
+        magnitude = int(f"{number:.{digits - 1}e}".partition("e")[2])  # after rounding: 9.996 is 10.0
+        return f"{number:.{max(0, digits - 1 - magnitude)}f}"
 
     return show
 
 
-def _magnitude(number: float) -> int:
-    return int(f"{abs(number):e}".partition("e")[2])
-
-
 def gib(value: Any) -> str:
-    """Bytes as GiB with two decimals, in three significant digits below that."""
+    """Bytes as GiB in three significant digits."""
     return significant(3)(float(value) / 2**30)
 
 
 def to_csv(frame: pd.DataFrame) -> str:
     """Every column, unrounded; an empty cell was not measured."""
-    return frame.to_csv(index=False, lineterminator="\n")
+    return frame.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
 
 
 def to_markdown(frame: pd.DataFrame, formats: Mapping[str, Format] | None = None) -> str:
