@@ -211,3 +211,35 @@ def test_help_of_every_command_shows_examples_quickly():
         assert time.perf_counter() - start < 2
         assert f"python -m bench {command}" in done.stdout.replace("\n", " ")
         assert "examples:" in done.stdout
+
+
+CGROUP = Path("/sys/fs/cgroup/memory/koala-bench-test")
+
+
+@pytest.fixture
+def small_memory():
+    """A control group (v1) of 1.2 GiB that this process may move others into."""
+    try:
+        CGROUP.mkdir()
+        (CGROUP / "memory.limit_in_bytes").write_text(str(1200 * 2**20))
+    except OSError:
+        pytest.skip("no writable memory control group here")
+    yield CGROUP / "cgroup.procs"
+    time.sleep(0.5)
+    CGROUP.rmdir()
+
+
+def test_the_kernels_own_out_of_memory_killer_costs_one_row(small_memory, tmp_path):
+    args = ["sweep", "cpu", "--models", "koala-700m,tiny-koala-700m", "--resolutions", "64", "--dtypes", "fp32"]
+    command = f"echo $$ > {small_memory} && exec {sys.executable} -m bench {' '.join(args)}"
+    done = subprocess.run(
+        ["sh", "-c", command],
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "killed by the kernel's out-of-memory killer" in done.stderr
+    assert statuses(tmp_path / "runs/bench/rows.jsonl") == ["oom", "ok"]
