@@ -22,14 +22,14 @@ from importlib.util import find_spec
 wanted = {"torch": "torch", "diffusers": "diffusers", "transformers": "transformers", "accelerate": "accelerate",
           "open_clip": "open-clip-torch", "pynvml": "nvidia-ml-py", "pandas": "pandas", "tabulate": "tabulate",
           "tyro": "tyro", "rich": "rich", "psutil": "psutil", "jaxtyping": "jaxtyping", "beartype": "beartype",
-          "pytest": "pytest", "pytest_benchmark": "pytest-benchmark", "pytest_timeout": "pytest-timeout"}
+          "hypothesis": "hypothesis", "scipy": "scipy", "pytest": "pytest", "pytest_benchmark": "pytest-benchmark", "pytest_timeout": "pytest-timeout"}
 missing = [package for module, package in wanted.items() if find_spec(module) is None]
 if missing:
     sys.exit("missing packages: " + " ".join(missing))
 PY
 
 tests() {
-    timeout 590 "$python" -m pytest -q -m gpu tests --ignore=tests/perf -p no:cacheprovider >"$out/tests.txt" 2>&1
+    timeout 590 "$python" -m pytest -q -m gpu tests/gpu tests/harness tests/bench -p no:cacheprovider >"$out/tests.txt" 2>&1
     code=$?
     tail -n 30 "$out/tests.txt"
     [ $code -eq 5 ] && [ "$device" = cpu ] && code=0 # nothing to run is right where there is no GPU

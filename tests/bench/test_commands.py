@@ -1,5 +1,6 @@
 """The command lines as people run them: real processes, real interrupts and kills."""
 
+import io
 import json
 import os
 import random
@@ -188,7 +189,7 @@ def test_a_failed_case_makes_exit_code_1(tmp_path):
 def test_table_prints_csv_and_json_that_machines_read(swept):
     folder, _ = swept
     csv = bench("table", "--format", "csv", cwd=folder)
-    frame = pd.read_csv(pd.io.common.StringIO(csv.stdout))
+    frame = pd.read_csv(io.StringIO(csv.stdout), float_precision="round_trip")
     lines = json.loads(bench("table", "--format", "json", cwd=folder).stdout)
     assert list(frame["model"]) == [line["model"] for line in lines]
     samples = [row["samples_s"]["total"] for row in records.read([folder / "runs/bench/rows.jsonl"]).rows]
