@@ -5,6 +5,8 @@ the work. `peak_allocated` are tensors, `peak_reserved` what torch's pool took f
 GPU holds (context, other processes) only the driver knows, and the parent of the measuring process asks it.
 """
 
+import ctypes
+import gc
 import re
 import resource
 import sys
@@ -28,7 +30,13 @@ class RssMeter:
     """Resident memory of this process, from the kernel's own high-water mark."""
 
     def start(self) -> None:
-        """Reset the high-water mark where the kernel allows it (Linux); elsewhere it covers the process's life."""
+        """Give freed memory back, then reset the high-water mark where the kernel allows it (Linux).
+
+        Elsewhere the peak is that of the process's whole life.
+        """
+        gc.collect()
+        with suppress(AttributeError, OSError):  # glibc keeps freed blocks of up to 32 MB for itself
+            ctypes.CDLL(None).malloc_trim(0)
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
         self._baseline = _status_bytes("VmRSS")

@@ -136,3 +136,20 @@ def test_a_tensor_of_256_mib_on_a_gpu_is_read_within_one_percent_also_after_it_w
         assert after[kind] - before[kind] == pytest.approx(NUM_BYTES, rel=0.01)
     meter.start()
     assert meter.read()["peak_allocated"] == before["peak_allocated"]
+
+
+def test_what_an_earlier_case_freed_is_not_in_the_next_ones_baseline():
+    script = """
+import torch
+from koala.harness.memory import RssMeter
+meter = RssMeter()
+meter.start()
+clean = meter.read()["rss_baseline"]
+held = [torch.ones(2**20) for _ in range(200)]  # 4 MB each: glibc keeps such blocks when they are freed
+kept = held[-1]
+del held
+meter.start()
+print(meter.read()["rss_baseline"] - clean)
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 40 * 2**20
