@@ -7,6 +7,7 @@ from bench.case import Case
 from bench.isolate import ForkServer, Message, Outcome
 from bench.measure import QUICK_CALL_S, Rule
 from koala.errors import KoalaError
+from koala.models import zoo
 
 _DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 _LOAD_BYTES_PER_S = 1.0e9  # first touch of fresh memory on a virtual machine
@@ -50,6 +51,12 @@ def estimate(case: Case, cost: Message, rate: float, rule: Rule) -> Estimate:
     if call_s < QUICK_CALL_S or samples * call_s < rule.budget_s:
         samples = max(samples, min(rule.most, round(rule.budget_s / call_s)))
     return Estimate(memory, _PROCESS_S + weights / _LOAD_BYTES_PER_S + (rule.warmup + samples) * call_s)
+
+
+def fits(case: Case, free_bytes: int) -> bool:
+    """Whether the weights of the U-Net, a tenth more for activations, and the libraries fit into `free_bytes`."""
+    params = zoo.get(case.model).unet_params or 0
+    return params * _DTYPE_BYTES[case.dtype] * 1.1 + _LIBRARY_BYTES <= free_bytes
 
 
 def estimates(server: ForkServer, cases: Sequence[Case], costs: Mapping[Case, Message], rule: Rule) -> list[Estimate]:

@@ -24,6 +24,7 @@ class Sweep:
     steps: tuple[int, ...] = ()
     rule: Rule = field(default_factory=Rule)
     timeout_s: float = 1800.0
+    only_what_fits: bool = False  # leave out models that the free memory of this machine cannot hold
 
 
 _CPU_AUTO = Sweep(
@@ -34,6 +35,7 @@ _CPU_AUTO = Sweep(
     device="cpu",
     resolutions=(256,),
     rule=Rule(warmup=1, budget_s=15.0),
+    only_what_fits=True,
 )
 _GPU_AUTO = replace(
     _CPU_AUTO,
@@ -42,6 +44,7 @@ _GPU_AUTO = replace(
     resolutions=(512, 1024),
     dtypes=("fp16",),
     rule=Rule(warmup=2, repeats=6, budget_s=20.0),
+    only_what_fits=False,  # on a GPU out of memory is an answer
 )
 
 SWEEPS = {
@@ -52,6 +55,7 @@ SWEEPS = {
         summary="one denoising step of the full-size U-Nets at 256 and 512 px on a CPU, 3 samples each",
         resolutions=(256, 512),
         rule=Rule(warmup=1, repeats=3, budget_s=0.0),
+        only_what_fits=False,
     ),
     "paper": replace(
         _GPU_AUTO,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import psutil
 import tyro
 from rich.console import Console
 
@@ -75,7 +76,10 @@ def run(options: Options) -> int:
     plan = overridden(choose(options.name, Nvml().count() if environment.torch_cuda_version() else 0), options)
     here = environment.collect(plan.device)
     server = ForkServer()
-    cases = expand(plan, server)
+    with console.status("starting the measuring server (imports torch and diffusers once)"):
+        cases = expand(plan, server)
+    if plan.only_what_fits and not options.models:
+        cases = only_what_fits(cases, psutil.virtual_memory().available, console)
     store = records.read([options.out]) if options.out.exists() and not options.fresh else records.Records()
     report_problems(store, console)
     finished = sweep.finished_rows(store, cases, here)
@@ -119,6 +123,20 @@ def expand(plan: Sweep, server: ForkServer) -> list[Case]:
     return grid(plan.models, plan.targets, plan.resolutions, plan.batch_sizes, dtypes, plan.steps, plan.device)
 
 
+def only_what_fits(cases: Sequence[Case], free_bytes: int, console: Console) -> list[Case]:
+    """The cases whose model fits into the free memory; the others are named on stderr."""
+    for case in cases:
+        if not estimate.fits(case, free_bytes):
+            free = f"{free_bytes / 2**30:.1f} GiB"
+            console.print(
+                f"left out: {case.label} does not fit into {free} of free memory (--models measures it anyway)"
+            )
+    kept = [case for case in cases if estimate.fits(case, free_bytes)]
+    if not kept:
+        raise KoalaError("no model of this sweep fits into the free memory; try `python -m bench sweep smoke`")
+    return kept
+
+
 def dry_run(
     server: ForkServer, cases: Sequence[Case], finished: dict[Case, records.Row], plan: Sweep, out: Path
 ) -> int:
@@ -146,7 +164,7 @@ def dry_run(
 
 def measure(cases: Sequence[Case], plan: Sweep, options: Options, server: ForkServer, console: Console) -> int:
     """Measure `cases` with progress on stderr; the exit code."""
-    with console.status("starting the measuring server (imports torch and diffusers once)"):
+    with console.status("counting what the cases cost"):
         costs = estimate.count_costs(server, cases)
         expected = [guess.seconds for guess in estimate.estimates(server, cases, costs, plan.rule)]
     with SweepProgress(expected, console) as progress:

@@ -13,7 +13,7 @@ from koala.harness.tables import Format, escape, gib, significant, to_markdown
 from koala.models.twin import TWIN_PREFIX
 
 BASELINE = "sdxl"
-_SAME = ("target", "resolution", "batch_size", "dtype", "steps", "device_name", "profile", "torch", "diffusers")
+_SAME = ("target", "resolution", "batch_size", "dtype", "steps", "device_name", "torch", "diffusers")
 _SECONDS = significant(3)
 
 
@@ -90,8 +90,7 @@ def _timings(row: Row) -> dict[str, Any]:
 
 def _speedups(frame: pd.DataFrame) -> list[float | None]:
     """How many times faster than SDXL under the same conditions; a twin is held against SDXL's twin."""
-    columns = [name for name in _SAME if name in frame.columns]
-    conditions = [tuple(None if pd.isna(v) else v for v in line) for line in frame[columns].to_numpy().tolist()]
+    conditions = [tuple(None if pd.isna(v) else v for v in line) for line in frame[list(_SAME)].to_numpy().tolist()]
     models, latencies = list(frame["model"]), list(frame["latency_s"])
     known = {(m, c): s for m, c, s in zip(models, conditions, latencies, strict=True) if not pd.isna(s)}
 

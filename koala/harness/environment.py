@@ -45,6 +45,10 @@ def device_facts(device: str, nvml: Nvml | None = None) -> Record:
     cuda = re.fullmatch(r"cuda(?::([0-9]+))?", device)
     if cuda is None:
         raise KoalaError(f"unknown device {device!r}; known: cpu, cuda, cuda:N")
+    if nvml is None and torch_cuda_version() is None:
+        raise KoalaError(
+            "this torch was built without CUDA; install one with it (pip install torch) or try --device cpu"
+        )
     nvml = nvml or Nvml()
     index = int(cuda[1] or 0)
     if index >= nvml.count():

@@ -1,10 +1,13 @@
+import io
 from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from bench.case import MEASUREMENT, Case, case_key, grid, resume_key
+from bench.commands.sweep import only_what_fits
 from bench.sweeps import SWEEPS, choose
 from koala.errors import KoalaError, UnknownName
 from koala.harness import environment
@@ -114,3 +117,20 @@ def test_the_paper_sweep_says_what_is_missing_on_a_machine_without_a_gpu():
     if environment.Nvml().count() == 0:
         with pytest.raises(KoalaError, match="no cuda here"):
             environment.collect(choose("paper", 0).device)
+
+
+def test_auto_leaves_out_what_free_memory_cannot_hold():
+    console = Console(file=io.StringIO(), width=200)
+    cases = grid(["koala-700m", "koala-1b", "sdxl"], ["unet"], [256], [1], ["fp32"], [], "cpu")
+    kept = only_what_fits(cases, 8 * 2**30, console)
+    assert [case.model for case in kept] == ["koala-700m", "koala-1b"]
+    assert "left out: sdxl unet 256px fp32 does not fit into 8.0 GiB" in console.file.getvalue()
+    assert only_what_fits(cases, 20 * 2**30, console) == cases
+    with pytest.raises(KoalaError, match="sweep smoke"):
+        only_what_fits(cases, 2**30, console)
+
+
+def test_a_torch_without_cuda_says_so(monkeypatch):
+    monkeypatch.setattr(environment, "torch_cuda_version", lambda: None)
+    with pytest.raises(KoalaError, match="built without CUDA"):
+        environment.collect("cuda")
