@@ -24,8 +24,7 @@ _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", 
 def measure_case(send: Send, case_fields: dict[str, Any], rule_fields: dict[str, Any]) -> Message:
     """Load and time one case: `status` "ok" with every sample, or "oom" with the reason and the peaks so far."""
     case, rule = Case(**case_fields), Rule(**rule_fields)
-    device = torch.device(case.device)
-    meter = meter_for(device)
+    meter = meter_for(current_device(case.device))
     meter.start()
     measured: Message = {"threads": torch.get_num_threads()}
     try:
@@ -57,6 +56,15 @@ def _measure(send: Send, case: Case, rule: Rule, meter: MemoryMeter, measured: M
     measured |= {"status": "ok", **samples_fields(samples)}
 
 
+def current_device(name: str) -> torch.device:
+    """The device of that name, made current: CUDA's events are recorded on the current device's stream."""
+    device = torch.device(name)
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)
+    return device
+
+
 def samples_fields(samples: Samples) -> Message:
     """The samples as a row holds them."""
     steps = {"step": samples.steps} if samples.steps else {}
@@ -86,7 +94,7 @@ def survey(send: Send, cases: list[dict[str, Any]]) -> Message:
 
 def probe(send: Send, device_name: str, dtypes: list[str]) -> Message:
     """FLOP/s of a square matrix product in each dtype on the device: which ones are fast here."""
-    device = torch.device(device_name)
+    device = current_device(device_name)
     clock = clock_for(device)
     side = 8192 if device.type == "cuda" else 1024
     rates = {}

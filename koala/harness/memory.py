@@ -54,6 +54,7 @@ class CudaMeter:
 
     def start(self) -> None:
         """Give cached blocks back and count peaks from here."""
+        self._cuda.init()  # before that, torch has no statistics to reset and raises
         self._cuda.empty_cache()
         self._cuda.reset_peak_memory_stats(self._device)
         self._rss.start()

@@ -4,6 +4,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from bench import worker
 from bench.instruments.clock import Clock, CpuClock, CudaClock, clock_for
 
 
@@ -138,3 +139,16 @@ def test_on_a_real_gpu_wall_and_events_agree_and_marks_do_not_wait():
     assert sum(steps) == pytest.approx(seconds["device"], rel=0.02)
     assert steps[0] == pytest.approx(steps[1], rel=0.1)
     assert returned[-1] < seconds["total"] / 2
+
+
+@pytest.mark.parametrize(("name", "index"), [("cuda", 0), ("cuda:0", 0), ("cuda:3", 3)])
+def test_the_measured_gpu_is_made_the_current_one(name, index, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert worker.current_device(name) == torch.device("cuda", index)
+    assert chosen == [torch.device("cuda", index)]
+
+
+def test_a_cpu_needs_no_choosing(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: pytest.fail("there is no GPU to choose"))
+    assert worker.current_device("cpu") == torch.device("cpu")

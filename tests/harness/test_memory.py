@@ -67,6 +67,9 @@ class FakeCuda:
     def __init__(self):
         self.calls, self.peak = [], {"allocated": 10**9, "reserved": 2 * 10**9}
 
+    def init(self):
+        self.calls.append("init")
+
     def empty_cache(self):
         self.calls.append("empty_cache")
 
@@ -91,10 +94,10 @@ def test_a_cuda_meter_empties_the_cache_and_resets_before_it_counts():
     meter = CudaMeter(device, cuda)
     assert cuda.calls == []
     meter.start()
-    assert cuda.calls == ["empty_cache", ("reset", device)]
+    assert cuda.calls == ["init", "empty_cache", ("reset", device)]
     cuda.use(allocated=300, reserved=400)
     found = meter.read()
-    assert sorted(cuda.calls[2:]) == [("allocated", device), ("reserved", device)]
+    assert sorted(cuda.calls[3:]) == [("allocated", device), ("reserved", device)]
     assert (found["peak_allocated"], found["peak_reserved"]) == (300, 400)
 
 
