@@ -75,7 +75,9 @@ def resume_key(row: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
     Neither the commit nor clocks are part of it, and a device counts by its name, not by its number.
     """
     case = {**row["case"], "device": environment.get("device_kind")}
-    machine = {name: environment.get(name) for name in ("device_name", "driver", "torch", "diffusers")}
+    machine = {
+        name: environment.get(name) for name in ("device_name", "omp_num_threads", "driver", "torch", "diffusers")
+    }
     return json.dumps([case, machine, row.get("measurement")], sort_keys=True)
 
 

@@ -7,6 +7,7 @@ kernel's out-of-memory killer, a deadline) becomes an `Outcome`. A child ends as
 import json
 import multiprocessing
 import os
+import re
 import signal
 import tempfile
 import threading
@@ -22,6 +23,8 @@ from typing import Any
 
 _PRELOAD = ["bench.preload"]
 _GRACE_S = 10.0  # what a child may take to end after its last message
+_RAISED = re.compile(r"[\w.]+(Error|Exception|Interrupt)\b")  # the line of a traceback that says what it was
+
 Message = dict[str, Any]
 Send = Callable[[Message], None]
 
@@ -46,16 +49,19 @@ class Outcome:
         if self.exit_code is not None and self.exit_code < 0:
             return f"killed by {signal.Signals(-self.exit_code).name}"
         lines = [line for line in self.errors.splitlines() if line.strip()]
-        return lines[-1].strip() if lines else f"ended with exit code {self.exit_code} and no result"
+        raised = [line for line in lines if _RAISED.match(line)]
+        return (raised or lines)[-1].strip() if lines else f"ended with exit code {self.exit_code} and no result"
 
 
 class ForkServer:
     """Starts children from one preloaded server (`spawn` where the system cannot fork)."""
 
-    def __init__(self) -> None:
-        methods = multiprocessing.get_all_start_methods()
+    def __init__(self, fork: bool = True) -> None:
+        methods = multiprocessing.get_all_start_methods() if fork else ["spawn"]
         self._context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
         os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # number GPUs as the driver does
+        # diffusers asks for a GPU when it is imported; asking CUDA itself would spoil it for every forked child.
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
         if "forkserver" in methods:
             self._context.set_forkserver_preload(_PRELOAD)
             # Ctrl-C reaches the whole process group; the server ignores it, and goes when this process goes.
@@ -136,18 +142,20 @@ def _listen(
     watch_every_s: float,
 ) -> tuple[Message | None, bool]:
     """The child's result, or null when the pipe ends; and whether the deadline passed first."""
+    next_look = time.monotonic()
     while True:
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
             return None, True
-        pause = left if watch is None else min(watch_every_s, left or watch_every_s)
-        if not wait([receiver], pause):
-            if watch is not None:
-                watch()
+        if watch is not None and time.monotonic() >= next_look:
+            watch()
+            next_look = time.monotonic() + watch_every_s
+        pauses = [left, None if watch is None else max(0.0, next_look - time.monotonic())]
+        if not wait([receiver], min((p for p in pauses if p is not None), default=None)):
             continue
         try:
             message = json.loads(receiver.recv_bytes())
-        except EOFError:
+        except (EOFError, OSError):  # OSError: it died in the middle of a message
             return None, False
         if "result" in message:
             return message["result"], False

@@ -74,17 +74,17 @@ def repeat(
     workload: Workload,
     clock: Clock,
     rule: Rule,
-    on_sample: Callable[[str, Samples], None] = lambda stage, samples: None,
+    on_sample: Callable[[str, dict], None] = lambda stage, timing: None,
 ) -> Samples:
     """Time `workload` until `rule` is content; `on_sample` hears of each timing as it is made."""
     samples = Samples()
     for _ in range(rule.warmup):
         workload.prepare()
         samples.warmup.append(clock.time(workload.run)["total"])
-        on_sample("warm-up", samples)
+        on_sample("warm-up", {"total": samples.warmup[-1]})
     while not rule.enough(samples.total):
         workload.prepare()
-        seconds = clock.time(workload.run)
-        samples.add(seconds, workload.step_seconds(clock))
-        on_sample("sample", samples)
+        seconds, steps = clock.time(workload.run), workload.step_seconds(clock)
+        samples.add(seconds, steps)
+        on_sample("sample", {**seconds, "step": steps})
     return samples

@@ -17,8 +17,8 @@ class SweepProgress:
 
     def __init__(self, expected_s: list[float], console: Console):
         self.console, self._expected = console, expected_s
-        self.done = 0
-        self._start = time.monotonic()
+        self.done, self._sampled, self._finished_s = 0, 0, 0.0
+        self._start = self._case_start = time.monotonic()
         self._bar = Progress(
             SpinnerColumn(),
             MofNCompleteColumn(),
@@ -27,6 +27,7 @@ class SweepProgress:
             TextColumn("{task.fields[to_go]}"),
             TextColumn("{task.description}"),
             console=self.console,
+            refresh_per_second=2,  # a bar that spins fast takes time from a CPU that is being measured
             disable=not self.console.is_terminal,
         )
         self._task = self._bar.add_task("", total=len(expected_s), to_go="")
@@ -39,15 +40,16 @@ class SweepProgress:
         self._bar.stop()
 
     def begin(self, case: Case) -> None:
-        self._label = case.label
+        self._label, self._sampled, self._case_start = case.label, 0, time.monotonic()
         self._show("starting")
 
     def message(self, message: Message) -> None:
-        count = len(message.get("samples_s", {}).get("total", ()))
-        self._show(f"sample {count}" if count else message["stage"])
+        self._sampled += message["stage"] == "sample"
+        self._show(f"sample {self._sampled}" if self._sampled else message["stage"])
 
     def end(self, row: Row) -> None:
         self.done += 1
+        self._finished_s = time.monotonic() - self._start
         count = f"[{self.done}/{len(self._expected)}]"
         self.console.print(escape(f"{count} {self._label}: {outcome_text(row)}"))
         self._bar.update(self._task, completed=self.done)
@@ -56,10 +58,12 @@ class SweepProgress:
         self._bar.update(self._task, description=escape(f"{self._label}: {stage}"), to_go=self._to_go())
 
     def _to_go(self) -> str:
-        """Remaining seconds as expected, scaled by how the cases so far compared with what was expected."""
+        """Remaining seconds as expected, scaled by how the finished cases compared with what was expected."""
+        if not any(self._expected):
+            return ""
         expected_so_far = sum(self._expected[: self.done])
-        scale = (time.monotonic() - self._start) / expected_so_far if expected_so_far else 1.0
-        left = sum(self._expected[self.done :]) * scale
+        scale = self._finished_s / expected_so_far if expected_so_far else 1.0
+        left = sum(self._expected[self.done :]) * scale - (time.monotonic() - self._case_start)
         return f"about {max(left, 1):.0f} s to go" if left < 120 else f"about {left / 60:.0f} min to go"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from bench.case import MEASUREMENT, Case, case_key, resume_key
 from bench.isolate import ForkServer, Message, Outcome
@@ -18,6 +18,7 @@ from koala.harness.nvml import Nvml
 from koala.harness.records import Records, Row, Store
 
 MEASURE = "bench.worker:measure_case"
+DEFAULT_STORE = Path("runs/bench/rows.jsonl")
 FINISHED = ("ok", "oom")  # rows that are not measured again; "failed" and "timeout" are
 
 
@@ -39,7 +40,7 @@ def row_key(row: Row, known: Records) -> str:
 
 def finished_rows(known: Records, cases: Sequence[Case], here: Row) -> dict[Case, Row]:
     """The row of each case that needs no further measuring in the environment `here`."""
-    latest = known.latest(lambda row: row_key(row, known))
+    latest = known.of_kind("bench").latest(lambda row: row_key(row, known))
     rows = {case: latest.get(case_key(case, here)) for case in cases}
     return {case: row for case, row in rows.items() if row is not None and row["status"] in FINISHED}
 
@@ -77,10 +78,11 @@ def _measured_row(
 ) -> Row:
     started, start = datetime.now(UTC), time.monotonic()
     device = _DeviceMemory(case.device)
-    partial: Message = {}
+    heard: dict[str, list] = {"warm-up": [], "sample": []}
 
     def hear(message: Message) -> None:
-        partial.update({name: message[name] for name in ("samples_s", "warmup_s") if name in message})
+        if "timing" in message:
+            heard[message["stage"]].append(message["timing"])
         observer.message(message)
 
     outcome = server.call(
@@ -100,10 +102,19 @@ def _measured_row(
         "started_at": started.isoformat(timespec="seconds"),
         "wall_s": time.monotonic() - start,
         "energy_j": None,
-        **partial,
+        **_as_far_as_it_got(heard["warm-up"], heard["sample"]),
         **_verdict(outcome),
     }
     return row | {"memory_bytes": row.get("memory_bytes", {}) | device.seen()}
+
+
+def _as_far_as_it_got(warmup: list[Message], timings: list[Message]) -> Message:
+    """The samples of a case that did not come to its end, as a row holds them."""
+    if not (warmup or timings):
+        return {}
+    names = [name for name in (timings[0] if timings else {}) if any(t[name] for t in timings)]
+    samples = {name: [timing[name] for timing in timings] for name in names}
+    return {"samples_s": samples, "warmup_s": [timing["total"] for timing in warmup]}
 
 
 def _verdict(outcome: Outcome) -> Message:
@@ -124,7 +135,7 @@ def _flops(case: Case, cost: Message | None) -> int | None:
 class _DeviceMemory:
     """Bytes in use on the whole GPU, before a case and at most during it, as the driver reports them."""
 
-    def __init__(self, device: str, nvml: Nvml | None = None):
+    def __init__(self, device: str, nvml: Any = None):
         self.present = device.startswith("cuda")
         self._index = int(device.partition(":")[2] or 0)
         self._nvml = nvml or (Nvml() if self.present else None)

@@ -48,10 +48,7 @@ def _measure(send: Send, case: Case, rule: Rule, meter: MemoryMeter, measured: M
     measured["memory_bytes"] = {"weights": weights}
     measured["params"] = sum(map(count_params, components.networks))
 
-    def tell(stage: str, so_far: Samples) -> None:
-        send({"stage": stage, **samples_fields(so_far)})
-
-    samples = repeat(workload, clock, rule, tell)
+    samples = repeat(workload, clock, rule, lambda stage, timing: send({"stage": stage, "timing": timing}))
     measured["memory_bytes"] |= meter.read()
     measured |= {"status": "ok", **samples_fields(samples)}
 
@@ -75,6 +72,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on the device or on the host."""
     words = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(w in words for w in _MEMORY_WORDS)
+
+
+def gpu_survives_fork(send: Send) -> Message:
+    """Whether this process could use a GPU: its server must not have asked CUDA for anything before it forked."""
+    return {"usable": not torch.cuda._is_in_bad_fork()}
 
 
 def survey(send: Send, cases: list[dict[str, Any]]) -> Message:

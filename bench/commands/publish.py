@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from bench.commands.table import DEFAULT_STORE
+from bench.sweep import DEFAULT_STORE
 
 REFERENCE = "reference/koala_published_latency.csv"
 COMPARISON = "reference/README.md"

@@ -1,7 +1,8 @@
 """`python -m bench sweep`."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,6 @@ from koala.harness.cli import INTERRUPTED, stderr_console
 from koala.harness.nvml import Nvml
 from koala.harness.options import Ints, Names
 
-DEFAULT_STORE = Path("runs/bench/rows.jsonl")
 EXAMPLES = (
     "python -m bench sweep",
     "python -m bench sweep paper --models koala-700m,sdxl --resolutions 1024",
@@ -62,8 +62,8 @@ class Options:
     """Seconds of sampling per case after which no further sample is taken, once there are enough."""
     timeout: float | None = None
     """Seconds after which a case is given up."""
-    out: Path = DEFAULT_STORE
-    """File of rows; tables are written beside it."""
+    out: Path = sweep.DEFAULT_STORE
+    """File of rows, .jsonl; tables are written beside it."""
     fresh: bool = False
     """Measure everything again; the old file is kept under another name."""
     dry_run: bool = False
@@ -73,9 +73,11 @@ class Options:
 def run(options: Options) -> int:
     """Run the sweep; the exit code says whether a case failed."""
     console = stderr_console()
-    plan = overridden(choose(options.name, Nvml().count() if environment.torch_cuda_version() else 0), options)
+    if options.out.suffix != ".jsonl":
+        raise KoalaError(f"--out must name a .jsonl file, for tables are written beside it; not {options.out}")
+    plan = overridden(choose(options.name, 0 if options.device == "cpu" else visible_gpus()), options)
     here = environment.collect(plan.device)
-    server = ForkServer()
+    server = server_for(plan.device, console)
     with console.status("starting the measuring server (imports torch and diffusers once)"):
         cases = expand(plan, server)
     if plan.only_what_fits and not options.models:
@@ -86,13 +88,28 @@ def run(options: Options) -> int:
     to_do = [case for case in cases if case not in finished]
     if options.dry_run:
         return dry_run(server, cases, finished, plan, options.out)
-    if options.fresh and (aside := records.set_aside(options.out)):
-        console.print(f"the old rows are kept in {aside}")
+    if options.fresh and options.out.exists():
+        with records.Store(options.out):  # refuses a file that another run is writing
+            console.print(f"the old rows are kept in {records.set_aside(options.out)}")
     if finished:
         console.print(f"{len(finished)} of {len(cases)} cases are measured already (--fresh measures them again)")
     code = measure(to_do, plan, options, server, console) if to_do else 0
     print_table(cases, here, options.out)
     return code
+
+
+def visible_gpus() -> int:
+    """NVIDIA GPUs that this torch could use."""
+    return Nvml().count() if environment.torch_cuda_version() else 0
+
+
+def server_for(device: str, console: Console) -> ForkServer:
+    """A server of forks; of fresh interpreters where forks could not use the GPU."""
+    server = ForkServer()
+    if device != "cpu" and server.call("bench.worker:gpu_survives_fork").result != {"usable": True}:
+        console.print("forked processes cannot use this GPU: every case starts a fresh interpreter (seconds each)")
+        return ForkServer(fork=False)
+    return server
 
 
 def overridden(plan: Sweep, options: Options) -> Sweep:
@@ -164,7 +181,8 @@ def dry_run(
 
 def measure(cases: Sequence[Case], plan: Sweep, options: Options, server: ForkServer, console: Console) -> int:
     """Measure `cases` with progress on stderr; the exit code."""
-    with console.status("counting what the cases cost"):
+    costs, expected = {}, [0.0] * len(cases)
+    with console.status("counting what the cases cost"), warn_only(console):
         costs = estimate.count_costs(server, cases)
         expected = [guess.seconds for guess in estimate.estimates(server, cases, costs, plan.rule)]
     with SweepProgress(expected, console) as progress:
@@ -177,6 +195,15 @@ def measure(cases: Sequence[Case], plan: Sweep, options: Options, server: ForkSe
             )
             return INTERRUPTED
     return 0 if all(row["status"] in sweep.FINISHED for row in rows) else 1
+
+
+@contextmanager
+def warn_only(console: Console) -> Iterator[None]:
+    """An estimate that fails is a remark, and the sweep goes on without it."""
+    try:
+        yield
+    except KoalaError as error:
+        console.print(f"no estimate: {error}", markup=False)
 
 
 def print_table(cases: Sequence[Case], here: records.Row, out: Path) -> None:

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 import tyro
 
+from bench.sweep import DEFAULT_STORE
 from koala.errors import KoalaError
 from koala.harness.cli import stderr_console
 
-DEFAULT_STORE = Path("runs/bench/rows.jsonl")
 EXAMPLES = (
     "python -m bench table",
     "python -m bench table results/*/rows.jsonl --format csv > all.csv",

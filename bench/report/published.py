@@ -91,7 +91,7 @@ def _measured_cell(measured: pd.DataFrame, model: str, resolution: str, precisio
         same = same[same["steps"].astype("Int64").astype(str) == steps]
     if same.empty:
         return None
-    cell = same.iloc[-1]
+    cell = same.sort_values("started_at", kind="stable").iloc[-1]
     if cell["status"] != "ok":
         return "OOM"
     if is_unet:

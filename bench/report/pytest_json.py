@@ -30,9 +30,9 @@ def _read_benchmarks(path: Path, known: Records) -> None:
         raise KoalaError(f"{path} is not a JSON file of pytest-benchmark") from error
     for benchmark in benchmarks:
         extra = benchmark.get("extra_info", {})
-        samples = benchmark["stats"].get("data")
-        if "case" not in extra or samples is None:
-            known.problems.append(f"{path}: {benchmark['name']} is not one of ours or holds no samples, skipped")
+        samples = benchmark.get("stats", {}).get("data")
+        if not extra.keys() >= {"case", "environment", "memory_bytes", "params", "threads"} or samples is None:
+            known.problems.append(f"{path}: {benchmark.get('name')} is not one of ours or holds no samples, skipped")
             continue
         known.add(extra["environment"])
         known.add(

@@ -13,14 +13,16 @@ from koala.harness.tables import Format, escape, gib, significant, to_markdown
 from koala.models.twin import TWIN_PREFIX
 
 BASELINE = "sdxl"
-_SAME = ("target", "resolution", "batch_size", "dtype", "steps", "device_name", "torch", "diffusers")
+_SAME = (
+    *("target", "resolution", "batch_size", "dtype", "steps"),
+    *("device_name", "driver", "threads", "torch", "diffusers"),
+)
 _SECONDS = significant(3)
 
 
 def latest_rows(records: Records) -> list[Row]:
     """The bench rows that count: the latest of each resume key."""
-    rows = records.latest(lambda row: row_key(row, records)).values()
-    return [row for row in rows if row["kind"] == "bench"]
+    return list(records.of_kind("bench").latest(lambda row: row_key(row, records)).values())
 
 
 def to_frame(rows: Sequence[Row], records: Records) -> pd.DataFrame:
@@ -94,12 +96,11 @@ def _speedups(frame: pd.DataFrame) -> list[float | None]:
     models, latencies = list(frame["model"]), list(frame["latency_s"])
     known = {(m, c): s for m, c, s in zip(models, conditions, latencies, strict=True) if not pd.isna(s)}
 
-    def speedup(model: str, condition: tuple) -> float | None:
+    def speedup(model: str, condition: tuple, own: float | None) -> float | None:
         base = known.get((_baseline(model), condition))
-        own = known.get((model, condition))
-        return base / own if base and own else None
+        return base / own if base and own and not pd.isna(own) else None
 
-    return [speedup(model, condition) for model, condition in zip(models, conditions, strict=True)]
+    return [speedup(*line) for line in zip(models, conditions, latencies, strict=True)]
 
 
 def _baseline(model: str) -> str:

@@ -86,6 +86,7 @@ def host() -> Record:
         "cpu_isa": cpu_isa(),
         "cpu_cores": cpu_cores(),
         "ram_bytes": psutil.virtual_memory().total,
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
         "os": f"{platform.system()} {platform.release()}",
     }
 

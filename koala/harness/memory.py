@@ -54,10 +54,10 @@ class CudaMeter:
 
     def start(self) -> None:
         """Give cached blocks back and count peaks from here."""
+        self._rss.start()  # collects garbage first: an earlier case may still hold tensors in a cycle
         self._cuda.init()  # before that, torch has no statistics to reset and raises
         self._cuda.empty_cache()
         self._cuda.reset_peak_memory_stats(self._device)
-        self._rss.start()
 
     def read(self) -> Bytes:
         """`peak_allocated` and `peak_reserved`, and what `RssMeter` reads."""

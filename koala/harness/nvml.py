@@ -61,12 +61,14 @@ class Nvml:
             power_limit_w=self._ask(nvml.nvmlDeviceGetEnforcedPowerLimit, handle, scale=1e-3),
         )
 
-    def used_bytes(self, index: int) -> int:
-        """Bytes in use on the whole device, by every process and the driver."""
-        return self._nvml.nvmlDeviceGetMemoryInfo(self._handles[index]).used
+    def used_bytes(self, index: int) -> int | None:
+        """Bytes in use on the whole device, by every process and the driver; null where it does not say."""
+        info = self._ask(self._nvml.nvmlDeviceGetMemoryInfo, self._handles[index])
+        return None if info is None else info.used
 
-    def _ask(self, question: Any, *args: Any, scale: int | float) -> Any | None:
+    def _ask(self, question: Any, *args: Any, scale: int | float | None = None) -> Any | None:
         try:
-            return question(*args) * scale
+            answer = question(*args)
         except self._nvml.NVMLError:  # not every card answers every question
             return None
+        return answer if scale is None else answer * scale

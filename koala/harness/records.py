@@ -30,9 +30,13 @@ class Records:
         """The environment `row` was measured in; empty if its line is missing."""
         return self.environments.get(row.get("environment", ""), {})
 
+    def of_kind(self, kind: str) -> "Records":
+        """The rows of one kind, with all environments."""
+        return Records([row for row in self.rows if row["kind"] == kind], self.environments, self.problems)
+
     def latest(self, key: Callable[[Row], Hashable]) -> dict[Hashable, Row]:
-        """The latest row of each key, in the order in which keys first appeared."""
-        return {key(row): row for row in self.rows}
+        """The row of each key that was started last; rows that do not say when stand in the order they were read."""
+        return {key(row): row for row in sorted(self.rows, key=lambda row: row.get("started_at") or "")}
 
     def add(self, row: Row) -> None:
         """Take one parsed line in."""
@@ -150,10 +154,13 @@ def set_aside(path: Path) -> Path | None:
 
 def write_whole(path: Path, text: str) -> None:
     """Replace `path` with `text` in one step: a reader sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(aside, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(aside, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        raise KoalaError(f"cannot write {path}: {error.strerror}") from error

@@ -25,12 +25,15 @@ def die(send, *args):
 
 
 def die_half_way(send, *args):
-    send({"stage": "sample", "samples_s": {"total": [1.5, 1.25]}, "warmup_s": [3.0]})
+    send({"stage": "warm-up", "timing": {"total": 3.0}})
+    for seconds in (1.5, 1.25):
+        send({"stage": "sample", "timing": {"total": seconds, "step": []}})
     die(send)
 
 
 def hang(send, *args):
-    send({"stage": "sample", "samples_s": {"total": [1.5]}, "warmup_s": [3.0]})
+    send({"stage": "warm-up", "timing": {"total": 3.0}})
+    send({"stage": "sample", "timing": {"total": 1.5, "step": []}})
     time.sleep(600)
 
 
@@ -78,3 +81,18 @@ def with_little_memory(send, case, rule):
 def _address_space():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[0]) * resource.getpagesize()
+
+
+def chatter(send, seconds):
+    """Send a message every 5 ms."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        send({"stage": "sample"})
+        time.sleep(0.005)
+    return {}
+
+
+def complain_after_an_error(send, *args):
+    print("Traceback (most recent call last):\ntorch.AcceleratorError: CUDA error: an illegal address", file=sys.stderr)
+    print("Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.", file=sys.stderr)
+    sys.exit(1)

@@ -125,3 +125,37 @@ def _wait_for(condition, seconds=60):
             return value
         time.sleep(0.05)
     raise AssertionError("it did not happen in time")
+
+
+def test_the_watcher_also_looks_while_messages_come_in_faster_than_it_does(server):
+    looks = []
+    server.call("faulty_workers:chatter", 1.0, watch=lambda: looks.append(1), watch_every_s=0.05)
+    assert 10 <= len(looks) <= 25
+
+
+def test_the_reason_of_a_failure_is_its_exception_not_the_advice_after_it(server):
+    outcome = server.call("faulty_workers:complain_after_an_error")
+    assert outcome.reason == "torch.AcceleratorError: CUDA error: an illegal address"
+
+
+def test_importing_the_preloads_leaves_a_gpu_usable_for_forked_children():
+    # A machine with a GPU is played by NVML's count; a call of CUDA itself would mark every later fork as bad.
+    code = """
+import os
+import torch.cuda
+torch.cuda._device_count_nvml = lambda: 1
+import bench.preload
+pid = os.fork()
+if pid == 0:
+    os._exit(int(torch.cuda._is_in_bad_fork()))
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+    def run(check):
+        environment = {**os.environ, "PYTORCH_NVML_BASED_CUDA_CHECK": check}
+        return subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT, env=environment).returncode
+
+    ForkServer()
+    assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == "1"
+    assert run("1") == 0
+    assert run("0") == 1

@@ -131,6 +131,29 @@ def test_samples_are_taken_until_the_median_is_known_or_the_budget_is_spent(serv
     assert median_interval(total) is not None
 
 
+class FakeNvml:
+    def __init__(self, *used):
+        self.used, self.asked = list(used), []
+
+    def used_bytes(self, index):
+        self.asked.append(index)
+        return self.used.pop(0)
+
+
+def test_the_devices_peak_is_the_most_the_driver_ever_said():
+    nvml = FakeNvml(100, 500, None, 300)
+    device = sweep._DeviceMemory("cuda:2", nvml)
+    for _ in range(3):
+        device.look()
+    assert device.seen() == {"device_baseline": 100, "device_peak": 500}
+    assert nvml.asked == [2] * 4
+
+
+def test_a_cpu_has_no_device_memory_of_its_own():
+    device = sweep._DeviceMemory("cpu")
+    assert (device.present, device.seen()) == (False, {})
+
+
 def test_counted_flops_stand_in_the_row_of_a_step(server, tmp_path):
     case = CASES[0]
     (row,) = run([case], tmp_path / "r.jsonl", server, costs={case: {"flops": 123}})

@@ -104,6 +104,27 @@ def test_the_latest_row_of_a_case_wins(tmp_path):
     assert frame_of(path)["status"].tolist() == ["ok"]
 
 
+def test_publishing_an_old_file_does_not_replace_newer_rows(tmp_path):
+    old = store(tmp_path / "old.jsonl", row(SDXL, [9.0] * 6, started_at="2026-01-01T00:00:00+00:00"))
+    new = store(tmp_path / "new.jsonl", row(SDXL, SIX, started_at="2026-02-01T00:00:00+00:00"))
+    for path in (new, old):
+        (folder,) = publish([path], tmp_path / "results")
+    assert [r["samples_s"]["total"] for r in records.read([folder / "rows.jsonl"]).rows] == [SIX]
+
+
+def test_rows_of_another_kind_are_left_alone(tmp_path):
+    path = store(tmp_path / "r.jsonl", {"kind": "eval", "metric": "fid"}, row(SDXL, SIX))
+    assert frame_of(path)["model"].tolist() == ["sdxl"]
+
+
+def test_two_drivers_are_not_held_against_each_other(tmp_path):
+    path = store(tmp_path / "r.jsonl", row(SDXL, SIX))
+    with records.Store(path) as file:
+        file.append(GPU | {"id": "other", "driver": "999"})
+        file.append(row(replace(SDXL, model="koala-700m"), SIX) | {"environment": "other"})
+    assert frame_of(path).set_index("model")["speedup_vs_sdxl"].isna()["koala-700m"]
+
+
 def test_steps_of_a_pipeline_have_their_own_median(tmp_path):
     case = replace(SDXL, target="pipeline", steps=2)
     steps = [[0.2, 0.4], [0.3, 0.3]]

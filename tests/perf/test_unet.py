@@ -65,4 +65,8 @@ def test_small(benchmark, name, target, device):
 @pytest.mark.parametrize("name", FULL_SIZE)
 def test_full_size_step(benchmark, name, device, dtype_of):
     resolution = 1024 if device == "cuda" else 256
-    measure(benchmark, Case(name, "unet", resolution, 1, dtype_of(device), None, device), rounds=3)
+    measure(
+        benchmark,
+        Case(name, "unet", resolution, 1, dtype_of(device), None, device),
+        rounds=6 if device == "cuda" else 3,
+    )
