@@ -1,7 +1,10 @@
 #!/bin/sh
 # What this project wants from one GPU machine, the most valuable first, in parts of at most 10 minutes.
 #
-#   sh scripts/gpu.sh OUT_DIR [PART...]      PART: tests paper perf (default: all, in this order)
+#   sh scripts/gpu.sh OUT_DIR [PART...]      PART: tests paper weights perf (default: all, in this order)
+#
+#   tests    what is marked gpu      paper  the paper sweep
+#   weights  random against plain normal weights, interleaved      perf  pytest-benchmark on the GPU
 #
 # Runs from a checkout without installation or .git (pass the commit in KOALA_COMMIT). A part writes to OUT_DIR as it
 # goes and can be run again: the paper sweep begins from the rows in results/ and measures only what is missing.
@@ -9,27 +12,34 @@
 set -u
 out=${1:?usage: sh scripts/gpu.sh OUT_DIR [PART...]}
 shift
-[ $# -gt 0 ] || set -- tests paper perf
+[ $# -gt 0 ] || set -- tests paper weights perf
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
 cd "$(dirname "$0")/.." || exit 2
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 device=${KOALA_DEVICE:-cuda}
 python=${PYTHON:-python3}
 
-"$python" - <<'PY' || exit 2
+need() { # MODULE=PACKAGE...
+    "$python" - "$@" <<'PY'
 import sys
 from importlib.util import find_spec
-wanted = {"torch": "torch", "diffusers": "diffusers", "transformers": "transformers", "accelerate": "accelerate",
-          "open_clip": "open-clip-torch", "pynvml": "nvidia-ml-py", "pandas": "pandas", "tabulate": "tabulate",
-          "tyro": "tyro", "rich": "rich", "psutil": "psutil", "jaxtyping": "jaxtyping", "beartype": "beartype",
-          "hypothesis": "hypothesis", "scipy": "scipy", "pytest": "pytest", "pytest_benchmark": "pytest-benchmark", "pytest_timeout": "pytest-timeout"}
-missing = [package for module, package in wanted.items() if find_spec(module) is None]
+missing = [word.split("=")[1] for word in sys.argv[1:] if find_spec(word.split("=")[0]) is None]
 if missing:
     sys.exit("missing packages: " + " ".join(missing))
 PY
+}
+
+need_pytest() {
+    need beartype=beartype hypothesis=hypothesis scipy=scipy pytest=pytest pytest_benchmark=pytest-benchmark \
+        pytest_timeout=pytest-timeout
+}
+
+need torch=torch diffusers=diffusers transformers=transformers accelerate=accelerate open_clip=open-clip-torch \
+    pynvml=nvidia-ml-py pandas=pandas tabulate=tabulate tyro=tyro rich=rich psutil=psutil jaxtyping=jaxtyping || exit 2
 
 tests() {
-    timeout 590 "$python" -m pytest -q -m gpu tests/gpu tests/harness tests/bench -p no:cacheprovider >"$out/tests.txt" 2>&1
+    need_pytest || return 2
+    timeout 590 "$python" -m pytest -q -m gpu tests/gpu tests/harness tests/bench -k "not random_weights" -p no:cacheprovider >"$out/tests.txt" 2>&1
     code=$?
     tail -n 30 "$out/tests.txt"
     [ $code -eq 5 ] && [ "$device" = cpu ] && code=0 # nothing to run is right where there is no GPU
@@ -46,7 +56,16 @@ paper() {
     timeout 590 "$python" -m bench sweep paper --device "$device" --out "$rows" $small
 }
 
+weights() {
+    need_pytest || return 2
+    timeout 590 "$python" -m pytest -q -m gpu tests/gpu -k random_weights -p no:cacheprovider >"$out/weights.txt" 2>&1
+    code=$?
+    tail -n 12 "$out/weights.txt"
+    return $code
+}
+
 perf() {
+    need_pytest || return 2
     pick="gpu"
     [ "$device" = cpu ] && pick="not gpu and not fullsize"
     timeout 590 "$python" -m pytest -q tests/perf -m "$pick" --benchmark-only -p no:cacheprovider \
@@ -59,8 +78,8 @@ perf() {
 worst=0
 for part in "$@"; do
     case $part in
-    tests | paper | perf) ;;
-    *) echo "error: unknown part '$part'; known: tests paper perf" >&2; exit 2 ;;
+    tests | paper | weights | perf) ;;
+    *) echo "error: unknown part '$part'; known: tests paper weights perf" >&2; exit 2 ;;
     esac
     echo "== $part"
     $part || worst=$?
