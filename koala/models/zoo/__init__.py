@@ -24,7 +24,7 @@ def _entries() -> dict[str, ModelSpec]:
 
 
 def names() -> list[str]:
-    """The models of the zoo, largest U-Net first within a family's published order; without their twins."""
+    """The models of the zoo, the largest U-Net first; without their twins."""
     return sorted(_entries(), key=lambda name: -(_entries()[name].unet_params or 0))
 
 
