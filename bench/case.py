@@ -10,7 +10,7 @@ from koala.errors import KoalaError, UnknownName
 from koala.models import zoo
 
 TARGETS = ("unet", "pipeline")
-DTYPES = ("fp32", "bf16", "fp16")
+DTYPES = {"fp32": 4, "bf16": 2, "fp16": 2}  # bytes of a value
 MEASUREMENT = 1  # raised when what is timed changes, so that old rows are measured again
 
 

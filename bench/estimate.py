@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from bench.case import Case
+from bench.case import DTYPES, Case
 from bench.isolate import ForkServer, Message, Outcome
 from bench.measure import QUICK_CALL_S, Rule
 from koala.errors import KoalaError
 from koala.models import zoo
 
-_DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 _LOAD_BYTES_PER_S = 1.0e9  # first touch of fresh memory on a virtual machine
 _LIBRARY_BYTES = 0.8e9  # what a process holds with torch and diffusers imported
 _PROCESS_S = 1.0
@@ -44,7 +43,7 @@ def count_costs(server: ForkServer, cases: Sequence[Case]) -> dict[Case, Message
 
 def estimate(case: Case, cost: Message, rate: float, rule: Rule) -> Estimate:
     """What `case` should take at `rate` FLOP/s."""
-    weights = cost["params"] * _DTYPE_BYTES[case.dtype]
+    weights = cost["params"] * DTYPES[case.dtype]
     memory = weights + cost["activation_bytes"] + (_LIBRARY_BYTES if case.device == "cpu" else 0)
     call_s = cost["flops"] / rate * (case.steps or 1)
     samples = rule.minimum(call_s)
@@ -56,7 +55,7 @@ def estimate(case: Case, cost: Message, rate: float, rule: Rule) -> Estimate:
 def fits(case: Case, free_bytes: int) -> bool:
     """Whether the weights of the U-Net, a tenth more for activations, and the libraries fit into `free_bytes`."""
     params = zoo.get(case.model).unet_params or 0
-    return params * _DTYPE_BYTES[case.dtype] * 1.1 + _LIBRARY_BYTES <= free_bytes
+    return params * DTYPES[case.dtype] * 1.1 + _LIBRARY_BYTES <= free_bytes
 
 
 def estimates(server: ForkServer, cases: Sequence[Case], costs: Mapping[Case, Message], rule: Rule) -> list[Estimate]:

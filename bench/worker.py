@@ -44,8 +44,7 @@ def _measure(send: Send, case: Case, rule: Rule, meter: MemoryMeter, measured: M
     start = time.perf_counter()
     workload, components = build_workload(spec, case, clock)
     measured["load_s"] = time.perf_counter() - start
-    weights = sum(p.numel() * p.element_size() for n in components.networks for p in n.parameters())
-    measured["memory_bytes"] = {"weights": weights}
+    measured["memory_bytes"] = {"weights": components.weight_bytes}
     measured["params"] = sum(map(count_params, components.networks))
 
     samples = repeat(workload, clock, rule, lambda stage, timing: send({"stage": stage, "timing": timing}))

@@ -35,6 +35,11 @@ class Components:
         """Every network that was loaded."""
         return tuple(n for n in (self.unet, *self.text_encoders, self.autoencoder) if n is not None)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all parameters that were loaded."""
+        return sum(p.numel() * p.element_size() for network in self.networks for p in network.parameters())
+
 
 def load(
     spec: ModelSpec,

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bench.case import MEASUREMENT, Case, case_key, grid, resume_key
+from bench.case import DTYPES, MEASUREMENT, Case, case_key, grid, resume_key
 from bench.commands.sweep import only_what_fits
 from bench.sweeps import SWEEPS, choose
 from koala.errors import KoalaError, UnknownName
 from koala.harness import environment
-from koala.models import zoo
+from koala.models import load, zoo
 
 CASE = Case("sdxl", "pipeline", 1024, 1, "fp16", 25, "cuda")
 HERE = {
@@ -81,6 +81,10 @@ def test_device_driver_and_versions_change_the_resume_key(field):
 )
 def test_every_field_of_a_case_changes_the_resume_key(changes):
     assert case_key(replace(CASE, **changes), HERE) != case_key(CASE, HERE)
+
+
+def test_a_case_knows_the_dtypes_that_can_be_loaded_and_their_sizes():
+    assert {name: dtype.itemsize for name, dtype in load.DTYPES.items()} == DTYPES
 
 
 def test_two_equal_gpus_answer_for_each_other():

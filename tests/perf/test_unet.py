@@ -37,11 +37,10 @@ def measure(benchmark, case, rounds):
         seconds.append(clock.time(workload.run)["total"])
 
     benchmark.pedantic(timed, setup=workload.prepare, rounds=rounds, warmup_rounds=1)
-    weights = sum(p.numel() * p.element_size() for n in components.networks for p in n.parameters())
     benchmark.extra_info |= {
         "case": asdict(case),
         "environment": environment.collect(case.device),
-        "memory_bytes": {"weights": weights, **meter.read()},
+        "memory_bytes": {"weights": components.weight_bytes, **meter.read()},
         "params": sum(map(count_params, components.networks)),
         "threads": torch.get_num_threads(),
     }
