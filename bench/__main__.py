@@ -11,7 +11,7 @@ COMMANDS = {
 }
 EXAMPLES = (
     "python -m bench sweep                          # what suits this machine, in minutes",
-    "python -m bench sweep paper --models koala-700m --resolutions 512,1024",
+    "python -m bench sweep paper --models koala-700m --profiles eager,compiled,diffusers-eager",
     "python -m bench sweep cpu --dry-run",
     "python -m bench table results/*/rows.jsonl --format csv",
 )

@@ -2,12 +2,16 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
+from bench.profiles import DIFFUSERS
+from bench.profiles import get as get_profile
 from koala.errors import KoalaError, UnknownName
 from koala.models import zoo
+from koala.models.spec import ModelSpec
+from koala.sampling.profiles import EAGER
 
 TARGETS = ("unet", "pipeline")
 DTYPES = {"fp32": 4, "bf16": 2, "fp16": 2}  # bytes of a value
@@ -26,6 +30,7 @@ class Case:
     steps: int | None  # denoising steps of a pipeline; a `unet` case has none
     device: str
     weights: str = "random"
+    profile: str = EAGER.name
 
     def __post_init__(self) -> None:
         spec = zoo.get(self.model)
@@ -33,20 +38,21 @@ class Case:
             raise UnknownName("target", self.target, TARGETS)
         if self.dtype not in DTYPES:
             raise UnknownName("dtype", self.dtype, DTYPES)
-        unit = spec.autoencoder.downscale
-        if self.resolution < unit or self.resolution % unit:
-            raise KoalaError(f"{self.model} draws multiples of {unit} pixels, which {self.resolution} is not")
-        for name in ("batch_size", "steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise KoalaError(f"{name} must be at least 1, not {value}")
+        spec.check_side(self.resolution)
+        if self.batch_size < 1:
+            raise KoalaError(f"batch_size must be at least 1, not {self.batch_size}")
+        if self.steps is not None:
+            replace(spec.recipe, steps=self.steps)  # a recipe refuses steps that it cannot take
+        if not _goes_with(get_profile(self.profile).name, self.target):
+            raise KoalaError(f"{self.profile} goes from prompt to image; it has no target {self.target}")
 
     @property
     def label(self) -> str:
         """A short name for progress lines: "sdxl unet 256px fp32"."""
         batch = f" x{self.batch_size}" if self.batch_size > 1 else ""
         steps = f" {self.steps} steps" if self.steps else ""
-        return f"{self.model} {self.target} {self.resolution}px{batch} {self.dtype}{steps}"
+        profile = f" {self.profile}" if self.profile != EAGER.name else ""
+        return f"{self.model} {self.target} {self.resolution}px{batch} {self.dtype}{steps}{profile}"
 
 
 def grid(
@@ -57,16 +63,41 @@ def grid(
     dtypes: Iterable[str],
     steps: Iterable[int],
     device: str,
+    profiles: Iterable[str] = (EAGER.name,),
 ) -> list[Case]:
-    """Every combination once, cheap axes innermost; no `resolutions` or `steps` means the model's own."""
+    """Every combination once, profiles innermost, so that they are measured one right after the other.
+
+    No `resolutions` or `steps` means the model's own; a model with fixed timesteps always takes its own steps. A
+    profile that a target does not have is left out there.
+    """
     cases: dict[Case, None] = {}
-    resolutions, steps = tuple(resolutions), tuple(steps)
-    for model, target, dtype, batch_size in product(models, targets, dtypes, batch_sizes):
+    resolutions, steps, chosen = tuple(resolutions), tuple(steps), _canonical(profiles)
+    for target, model, dtype, batch_size in product(targets, models, dtypes, batch_sizes):
         spec = zoo.get(model)
-        for resolution in resolutions or (spec.resolution,):
-            for count in (steps or (spec.recipe.steps,)) if target == "pipeline" else (None,):
-                cases[Case(spec.name, target, resolution, batch_size, dtype, count, device)] = None
+        counts = _step_counts(spec, steps) if target == "pipeline" else (None,)
+        for resolution, count, profile in product(resolutions or (spec.resolution,), counts, chosen):
+            if _goes_with(profile, target):
+                case = Case(spec.name, target, resolution, batch_size, dtype, count, device, profile=profile)
+                cases[case] = None
     return list(cases)
+
+
+def keeps_its_steps(spec: ModelSpec) -> bool:
+    """Whether the recipe names its timesteps one by one, so that it takes no other number of steps."""
+    return spec.recipe.timesteps is not None
+
+
+def _step_counts(spec: ModelSpec, steps: tuple[int, ...]) -> tuple[int, ...]:
+    return (spec.recipe.steps,) if keeps_its_steps(spec) or not steps else steps
+
+
+def _canonical(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(get_profile(name).name for name in names))
+
+
+def _goes_with(profile: str, target: str) -> bool:
+    """Whether a target has a profile: stock diffusers is timed as a whole pipeline only."""
+    return target == "pipeline" or profile != DIFFUSERS.name
 
 
 def resume_key(row: Mapping[str, Any], environment: Mapping[str, Any]) -> str:

@@ -36,7 +36,7 @@ def probe_rates(server: ForkServer, device: str, dtypes: Sequence[str]) -> dict[
 
 
 def count_costs(server: ForkServer, cases: Sequence[Case]) -> dict[Case, Message]:
-    """The counted cost of each case's denoising step."""
+    """The counted cost of each case's denoising step, and how many timesteps a run has."""
     counted = _result(server.call("bench.worker:survey", [asdict(case) for case in cases]))["costs"]
     return dict(zip(cases, counted, strict=True))
 
@@ -45,7 +45,7 @@ def estimate(case: Case, cost: Message, rate: float, rule: Rule) -> Estimate:
     """What `case` should take at `rate` FLOP/s."""
     weights = cost["params"] * DTYPES[case.dtype]
     memory = weights + cost["activation_bytes"] + (_LIBRARY_BYTES if case.device == "cpu" else 0)
-    call_s = cost["flops"] / rate * (case.steps or 1)
+    call_s = cost["flops"] / rate * cost["timesteps"]
     samples = rule.minimum(call_s)
     if call_s < QUICK_CALL_S or samples * call_s < rule.budget_s:
         samples = max(samples, min(rule.most, round(rule.budget_s / call_s)))

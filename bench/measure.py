@@ -13,13 +13,18 @@ TARGET_REACH = 0.02
 
 @runtime_checkable
 class Workload(Protocol):
-    """Something to time: `prepare()` is not timed, `run()` is, `step_seconds()` splits the last run into steps."""
+    """Something to time: `prepare()` is not timed, `run()` is.
+
+    `step_seconds()` and `stage_seconds()` split the last run into its steps and into its named stages.
+    """
 
     def prepare(self) -> None: ...
 
     def run(self) -> object: ...
 
     def step_seconds(self, clock: Clock) -> list[float]: ...
+
+    def stage_seconds(self, clock: Clock) -> dict[str, float]: ...
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,8 @@ def repeat(
         on_sample("warm-up", {"total": samples.warmup[-1]})
     while not rule.enough(samples.total):
         workload.prepare()
-        seconds, steps = clock.time(workload.run), workload.step_seconds(clock)
+        seconds = clock.time(workload.run)
+        seconds, steps = seconds | workload.stage_seconds(clock), workload.step_seconds(clock)
         samples.add(seconds, steps)
         on_sample("sample", {**seconds, "step": steps})
     return samples

@@ -72,5 +72,5 @@ def outcome_text(row: Row) -> str:
     if row["status"] == "ok":
         total = row["samples_s"]["total"]
         return f"{median(total):.4g} s ({len(total)} samples, {row['wall_s']:.0f} s in all)"
-    words = "out of memory" if row["status"] == "oom" else row["status"]
+    words = {"oom": "out of memory", "unsupported": "not possible"}.get(row["status"], row["status"])
     return f"{words}: {row['reason']}"

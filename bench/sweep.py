@@ -19,7 +19,7 @@ from koala.harness.records import Records, Row, Store
 
 MEASURE = "bench.worker:measure_case"
 DEFAULT_STORE = Path("runs/bench/rows.jsonl")
-FINISHED = ("ok", "oom")  # rows that are not measured again; "failed" and "timeout" are
+FINISHED = ("ok", "oom", "unsupported")  # rows that are not measured again; "failed" and "timeout" are
 
 
 @runtime_checkable

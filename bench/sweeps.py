@@ -3,10 +3,16 @@
 from dataclasses import dataclass, field, replace
 
 from bench.measure import Rule
+from bench.profiles import DIFFUSERS
 from koala.errors import UnknownName
+from koala.sampling.profiles import EAGER, PROFILES
 
 AUTO_DTYPE = "auto"  # the dtype that a probe finds fastest on a CPU; fp16 on a GPU
 _FULL_SIZE = ("koala-700m", "koala-1b", "sdxl")  # small ones first: a newcomer sees a row soon
+_FIGURE = (  # the bars of KOALA's Fig. 7 and the table of its card, the most wanted first: a sweep may be cut short
+    *("koala-lightning-700m", "koala-turbo-700m", "sdxl", "koala-lightning-1b", "koala-turbo-1b"),
+    *("sdxl-turbo", "sdxl-lightning-4step", "ssd-1b", "segmind-vega", "sdm-v2.0", "koala-700m", "koala-1b"),
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,7 @@ class Sweep:
     batch_sizes: tuple[int, ...] = (1,)
     dtypes: tuple[str, ...] = (AUTO_DTYPE,)
     steps: tuple[int, ...] = ()
+    profiles: tuple[str, ...] = (EAGER.name,)
     rule: Rule = field(default_factory=Rule)
     timeout_s: float = 1800.0
     only_what_fits: bool = False  # leave out models that the free memory of this machine cannot hold
@@ -60,7 +67,26 @@ SWEEPS = {
     "paper": replace(
         _GPU_AUTO,
         name="paper",
-        summary="KOALA's table: SDXL and KOALA at 512, 768 and 1024 px in fp16 with the authors' steps",
+        summary="KOALA's figure: each model's images at its own resolution and steps in fp16, stock diffusers beside",
+        models=_FIGURE,
+        targets=("pipeline", "unet"),
+        resolutions=(),
+        profiles=(EAGER.name, DIFFUSERS.name),
+    ),
+    "profiles": replace(
+        _GPU_AUTO,
+        name="profiles",
+        summary="KOALA-700M's and SDXL's images under every speed profile, stock diffusers beside",
+        models=("koala-700m", "sdxl"),
+        targets=("pipeline",),
+        resolutions=(),
+        profiles=(EAGER.name, DIFFUSERS.name, *(name for name in PROFILES if name != EAGER.name), "tiny-vae+compiled"),
+        rule=Rule(warmup=3, repeats=6, budget_s=10.0),  # compiled: one call compiles, the next records CUDA graphs
+    ),
+    "resolutions": replace(
+        _GPU_AUTO,
+        name="resolutions",
+        summary="steps and images of SDXL and KOALA at 512, 768 and 1024 px in fp16",
         resolutions=(512, 768, 1024),
     ),
     "smoke": Sweep(
@@ -71,6 +97,7 @@ SWEEPS = {
         device="auto",
         dtypes=("fp32",),
         steps=(2,),
+        profiles=(EAGER.name, DIFFUSERS.name),
         rule=Rule(warmup=1, repeats=6, budget_s=1.0),
     ),
 }

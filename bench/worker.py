@@ -11,18 +11,26 @@ from bench.case import Case
 from bench.instruments.clock import clock_for
 from bench.isolate import Message, Send
 from bench.measure import Rule, Samples, repeat
+from bench.profiles import get as get_profile
 from bench.workloads import build_workload
+from koala.errors import KoalaError
 from koala.harness.memory import MemoryMeter, meter_for
 from koala.models import zoo
 from koala.models.cost import unet_cost
-from koala.models.load import DTYPES, count_params
+from koala.models.load import DTYPES
+from koala.models.networks import count_params
+from koala.models.spec import ModelSpec
+from koala.sampling.schedules import build_scheduler, set_timesteps, with_steps
 
 # What torch, its CPU allocator and CUDA's libraries say when memory is the reason.
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 
 
 def measure_case(send: Send, case_fields: dict[str, Any], rule_fields: dict[str, Any]) -> Message:
-    """Load and time one case: `status` "ok" with every sample, or "oom" with the reason and the peaks so far."""
+    """Load and time one case: `status` "ok" with every sample, "oom" with the peaks so far, or "unsupported".
+
+    The last is the answer of a profile that cannot work here; both say why.
+    """
     case, rule = Case(**case_fields), Rule(**rule_fields)
     meter = meter_for(current_device(case.device))
     meter.start()
@@ -40,7 +48,13 @@ def measure_case(send: Send, case_fields: dict[str, Any], rule_fields: dict[str,
 def _measure(send: Send, case: Case, rule: Rule, meter: MemoryMeter, measured: Message) -> None:
     send({"stage": "load"})
     clock = clock_for(torch.device(case.device))
-    spec = zoo.get(case.model)
+    spec, profile = zoo.get(case.model), get_profile(case.profile)
+    try:
+        profile.check(spec, torch.device(case.device), case.dtype)
+    except KoalaError as error:
+        measured |= {"status": "unsupported", "reason": str(error)}
+        return
+    measured |= {"decode_dtype": decode_dtype(profile.respec(spec), case), "unet_calls": unet_calls(spec, case)}
     start = time.perf_counter()
     workload, components = build_workload(spec, case, clock)
     measured["load_s"] = time.perf_counter() - start
@@ -50,6 +64,25 @@ def _measure(send: Send, case: Case, rule: Rule, meter: MemoryMeter, measured: M
     samples = repeat(workload, clock, rule, lambda stage, timing: send({"stage": stage, "timing": timing}))
     measured["memory_bytes"] |= meter.read()
     measured |= {"status": "ok", **samples_fields(samples)}
+
+
+def decode_dtype(spec: ModelSpec, case: Case) -> str | None:
+    """The dtype that images are decoded in: fp32 where an fp16 autoencoder must be upcast; null where none decodes."""
+    if case.target == "unet" or spec.autoencoder is None:
+        return None
+    return "fp32" if case.dtype == "fp16" and spec.autoencoder.upcast_to_fp32 else case.dtype
+
+
+def unet_calls(spec: ModelSpec, case: Case) -> int:
+    """Times that one image goes through the U-Net in a run: its timesteps, twice each where the recipe is guided."""
+    return _timesteps(spec, case) * (2 if spec.recipe.guided else 1)
+
+
+def _timesteps(spec: ModelSpec, case: Case) -> int:
+    if case.target == "unet":
+        return 1
+    recipe = with_steps(spec.recipe, case.steps)
+    return len(set_timesteps(build_scheduler(recipe, spec.prediction), recipe, torch.device("cpu")))
 
 
 def current_device(name: str) -> torch.device:
@@ -79,17 +112,20 @@ def gpu_survives_fork(send: Send) -> Message:
 
 
 def survey(send: Send, cases: list[dict[str, Any]]) -> Message:
-    """The cost of each case's denoising step, counted on the meta device; equal steps are counted once."""
+    """The cost of each case's denoising step, counted on the meta device, and the `timesteps` of a run.
+
+    Equal steps are counted once.
+    """
     counted: dict[tuple, Message] = {}
     costs = []
     for fields in cases:
         case = Case(**fields)
         spec = zoo.get(case.model)
         rows = case.batch_size * (2 if spec.recipe.guided else 1)
-        key = (case.model, case.resolution, rows, case.dtype)
+        key = (spec.unet, case.resolution, rows, case.dtype)
         if key not in counted:
             counted[key] = asdict(unet_cost(spec, case.resolution, rows, case.dtype))
-        costs.append(counted[key])
+        costs.append(counted[key] | {"timesteps": _timesteps(spec, case)})
     return {"costs": costs}
 
 

@@ -1,14 +1,26 @@
-"""What is timed: one denoising step, or the way from a prompt to an image."""
+"""What is timed: one denoising step, or the way from a prompt to an image, by our sampler or by diffusers."""
+
+from contextlib import ExitStack
+from itertools import pairwise
+from typing import Any
 
 import torch
-from diffusers import StableDiffusionXLPipeline
 
 from bench.case import Case
 from bench.instruments.clock import Clock
-from koala.models.cost import unet_inputs
-from koala.models.load import DTYPES, Components, load
+from bench.measure import Workload
+from bench.profiles import DIFFUSERS
+from bench.profiles import get as get_profile
+from koala.models.conditioning import random_condition
+from koala.models.load import Components, load
+from koala.models.networks import PARTS
+from koala.models.pipelines import diffusers_pipeline
 from koala.models.spec import ModelSpec
-from koala.sampling.schedules import build_scheduler
+from koala.sampling import seeds
+from koala.sampling.denoising import Denoising
+from koala.sampling.residency import resident
+from koala.sampling.sampler import Sampler
+from koala.sampling.schedules import with_steps
 
 PROMPT = "a photo of a red apple to the left of a blue car, golden hour, detailed"
 
@@ -16,62 +28,99 @@ PROMPT = "a photo of a red apple to the left of a blue car, golden hour, detaile
 class UNetStep:
     """One denoising step of the model's recipe: scaling, U-Net call(s), guidance and scheduler update.
 
-    Each run is the next step of the recipe's schedule, from fresh noise when it begins again.
+    Each run is the next step of the recipe's schedule, from fresh noise when it begins again. Weights that a profile
+    keeps elsewhere are brought to the device once, before the first run.
     """
-
-    parts = ("unet",)
 
     def __init__(self, components: Components, case: Case):
         assert components.unet is not None
-        self._recipe = components.spec.recipe
-        self._unet = components.unet
-        self._scheduler = build_scheduler(self._recipe)
-        self._device = torch.device(case.device)
+        self._components, self._case, self._recipe = components, case, components.spec.recipe
         rows = case.batch_size * (2 if self._recipe.guided else 1)
         torch.manual_seed(0)
-        inputs = unet_inputs(components.spec, case.resolution, rows, DTYPES[case.dtype], self._device)
-        self._noise = inputs.pop("sample")[: case.batch_size]
-        inputs.pop("timestep")
-        self._inputs = inputs
-        self._left: list[torch.Tensor] = []
+        self._condition = random_condition(components.spec, rows, components.dtype, components.device)
+        self._run: Denoising | None = None
+        self._residence = ExitStack()
+        self._residence.enter_context(resident((components.unet,), components.device))
 
     def prepare(self) -> None:
         """Choose the step; a schedule that has ended begins again."""
-        if not self._left:
-            self._scheduler.set_timesteps(self._recipe.steps, device=self._device)
-            self._left = list(self._scheduler.timesteps)
-            self._latents = self._noise * self._scheduler.init_noise_sigma
-        self._timestep = self._left.pop(0)
+        if self._run is None or self._run.done == len(self._run.timesteps):
+            generators = [seeds.generator(seed) for seed in range(self._case.batch_size)]
+            side = self._case.resolution
+            self._run = Denoising(self._components, self._condition, self._recipe, generators, (side, side))
 
-    @torch.inference_mode()
     def run(self) -> torch.Tensor:
         """The latents after the step."""
-        guided = self._recipe.guided
-        latents = torch.cat([self._latents] * 2) if guided else self._latents
-        latents = self._scheduler.scale_model_input(latents, self._timestep)
-        noise = self._unet(latents, self._timestep, return_dict=False, **self._inputs)[0]
-        if guided:
-            unconditional, conditional = noise.chunk(2)
-            noise = unconditional + self._recipe.guidance * (conditional - unconditional)
-        self._latents = self._scheduler.step(noise, self._timestep, self._latents, return_dict=False)[0]
-        return self._latents
+        assert self._run is not None
+        return self._run.step()
 
     def step_seconds(self, clock: Clock) -> list[float]:
         """Empty: the whole run is one step."""
         return []
 
+    def stage_seconds(self, clock: Clock) -> dict[str, float]:
+        """Empty: the whole run is part of one stage."""
+        return {}
+
+
+class SampledImage:
+    """Prompt to image by our sampler: a batch of float images on the device, not yet bytes or PNG.
+
+    Marks stand between the stages, before the first step and after each one: N steps lie between N + 1 marks. What
+    comes before the first step (noise, timesteps, weights brought to the device) belongs to `denoise` and to no step.
+    """
+
+    def __init__(self, sampler: Sampler, case: Case, clock: Clock):
+        self._sampler, self._case, self._clock = sampler, case, clock
+        self._recipe = with_steps(sampler.components.spec.recipe, case.steps)
+        self._borders: list[Any] = []
+        self._steps: list[Any] = []
+
+    def prepare(self) -> None:
+        """Forget the last run's marks."""
+        self._borders.clear()
+        self._steps.clear()
+
+    def run(self) -> torch.Tensor:
+        """Float images [n, 3, h, w] in [0, 1]."""
+        n, side = self._case.batch_size, self._case.resolution
+        self._borders.append(self._clock.mark())
+        condition = self._sampler.encode([PROMPT] * n, recipe=self._recipe)
+        self._borders.append(self._clock.mark())
+        latents = self._sampler.denoise(condition, range(n), self._recipe, side, side, self._mark_step)
+        self._borders.append(self._clock.mark())
+        images = self._sampler.decode(latents)
+        self._borders.append(self._clock.mark())
+        return images
+
+    def step_seconds(self, clock: Clock) -> list[float]:
+        """Seconds of each step of the last run."""
+        return _between(clock, self._steps)
+
+    def stage_seconds(self, clock: Clock) -> dict[str, float]:
+        """Seconds of `encode`, `denoise` and `decode` in the last run."""
+        return dict(zip(("encode", "denoise", "decode"), _between(clock, self._borders), strict=True))
+
+    def _mark_step(self, done: int, total: int, latents: torch.Tensor) -> None:
+        self._steps.append(self._clock.mark())
+
 
 class DiffusersPipeline:
-    """Prompt to image through diffusers' own pipeline, with a mark at the end of every denoising step."""
+    """Prompt to image through diffusers' own pipeline: float images on the device, like `SampledImage`.
 
-    parts = ("unet", "text", "autoencoder")
+    It is seen from outside: `encode` ends at the first U-Net call and so holds the pipeline's preparation (timesteps,
+    noise), `denoise` ends with the last step's callback, `decode` is the rest.
+    """
 
     def __init__(self, components: Components, case: Case, clock: Clock):
+        assert components.unet is not None
         self._pipeline = diffusers_pipeline(components)
         self._pipeline.set_progress_bar_config(disable=True)
-        self._case, self._recipe, self._clock = case, components.spec.recipe, clock
-        self._marks: list = []
-        assert components.unet is not None
+        self._case, self._clock = case, clock
+        self._arguments = _pipeline_arguments(components.spec, case)
+        self._marks: list[Any] = []
+        self._begin: Any = None
+        self._end: Any = None
         components.unet.register_forward_pre_hook(self._mark_start)
 
     def prepare(self) -> None:
@@ -79,22 +128,26 @@ class DiffusersPipeline:
         self._generator = torch.Generator(self._case.device).manual_seed(0)
         self._marks.clear()
 
-    def run(self) -> object:
-        """A batch of images as float tensors, decoded but not yet PNG or PIL."""
-        return self._pipeline(
-            prompt=[PROMPT] * self._case.batch_size,
-            height=self._case.resolution,
-            width=self._case.resolution,
-            num_inference_steps=self._case.steps,
-            guidance_scale=self._recipe.guidance,
+    def run(self) -> Any:
+        """Float images [n, 3, h, w] in [0, 1]."""
+        self._begin = self._clock.mark()
+        images = self._pipeline(
+            **self._arguments,
             generator=self._generator,
             output_type="pt",
             callback_on_step_end=self._mark_end,
-        )
+        ).images
+        self._end = self._clock.mark()
+        return images
 
     def step_seconds(self, clock: Clock) -> list[float]:
         """Seconds of each step of the last run: N steps lie between N + 1 marks."""
-        return [clock.between(a, b) for a, b in zip(self._marks, self._marks[1:], strict=False)]
+        return _between(clock, self._marks)
+
+    def stage_seconds(self, clock: Clock) -> dict[str, float]:
+        """Seconds of `encode`, `denoise` and `decode` in the last run, as they are seen from outside."""
+        borders = [self._begin, self._marks[0], self._marks[-1], self._end]
+        return dict(zip(("encode", "denoise", "decode"), _between(clock, borders), strict=True))
 
     def _mark_start(self, *_: object) -> None:
         if not self._marks:
@@ -105,24 +158,35 @@ class DiffusersPipeline:
         return values
 
 
-def build_workload(spec: ModelSpec, case: Case, clock: Clock) -> tuple[UNetStep | DiffusersPipeline, Components]:
-    """The workload of `case` on freshly loaded components."""
-    parts = UNetStep.parts if case.target == "unet" else DiffusersPipeline.parts
-    components = load(spec, case.device, case.dtype, case.weights, parts)
+def build_workload(spec: ModelSpec, case: Case, clock: Clock) -> tuple[Workload, Components]:
+    """The workload of `case` on freshly loaded components, under the case's profile."""
+    profile = get_profile(case.profile)
+    parts = ("unet",) if case.target == "unet" else PARTS
+    components = load(profile.respec(spec), case.device, case.dtype, case.weights, parts, storage=profile.storage)
+    if profile is DIFFUSERS:
+        return DiffusersPipeline(components, case, clock), components
+    sampler = Sampler(components, profile)
     if case.target == "unet":
-        return UNetStep(components, case), components
-    return DiffusersPipeline(components, case, clock), components
+        return UNetStep(sampler.components, case), sampler.components
+    return SampledImage(sampler, case, clock), sampler.components
 
 
-def diffusers_pipeline(components: Components) -> StableDiffusionXLPipeline:
-    """diffusers' SDXL pipeline around our components; no watermark is drawn."""
-    return StableDiffusionXLPipeline(
-        vae=components.autoencoder,
-        text_encoder=components.text_encoders[0],
-        text_encoder_2=components.text_encoders[1],
-        tokenizer=components.tokenizers[0],
-        tokenizer_2=components.tokenizers[1],
-        unet=components.unet,
-        scheduler=build_scheduler(components.spec.recipe),
-        add_watermarker=False,
-    )
+def _pipeline_arguments(spec: ModelSpec, case: Case) -> dict[str, Any]:
+    """The recipe in the words of diffusers' pipelines."""
+    recipe = with_steps(spec.recipe, case.steps)
+    arguments: dict[str, Any] = {
+        "prompt": [PROMPT] * case.batch_size,
+        "negative_prompt": None if recipe.negative is None else [recipe.negative] * case.batch_size,
+        "height": case.resolution,
+        "width": case.resolution,
+        "guidance_scale": recipe.guidance,
+        "num_inference_steps": recipe.steps,
+        "timesteps": None if recipe.timesteps is None else list(recipe.timesteps),
+    }
+    if spec.unet.pooled_dim is not None:
+        arguments |= {"original_size": recipe.original_size, "crops_coords_top_left": recipe.crop}
+    return arguments
+
+
+def _between(clock: Clock, marks: list[Any]) -> list[float]:
+    return [clock.between(a, b) for a, b in pairwise(marks)]

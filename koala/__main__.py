@@ -4,8 +4,18 @@ import sys
 
 from koala.harness.cli import Command, main
 
-COMMANDS = {"models": Command("koala.commands.models", "list the zoo: sizes, topology, recipe, source")}
-EXAMPLES = ("python -m koala models", "python -m koala models --json")
+COMMANDS = {
+    "models": Command("koala.commands.models", "list the zoo: sizes, topology, recipe, source"),
+    "sample": Command("koala.commands.sample", "draw images from prompts, with their settings beside them"),
+    "profiles": Command("koala.commands.profiles", "list speed and memory profiles: what each saves and costs"),
+    "inherit": Command("koala.commands.inherit", "make a student U-Net from the weights of its teacher"),
+    "export": Command("koala.commands.export", "write a model as one file or as a diffusers folder"),
+}
+EXAMPLES = (
+    "python -m koala models",
+    'python -m koala sample koala-lightning-700m "a red apple on a blue table" --seed 7 --n 4',
+    "python -m koala inherit sdxl koala-700m --weights sdxl-folder --out koala-700m-init",
+)
 
 if __name__ == "__main__":
     sys.exit(main("koala", "Compressed text-to-image diffusion models.", COMMANDS, EXAMPLES))

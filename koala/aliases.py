@@ -5,6 +5,9 @@ MODELS = {
     "sdxl-base-1.0-unet": "sdxl",
     "koala-1b-unet": "koala-1b",
     "koala-700m-unet": "koala-700m",
+    "sdm-v2.0-unet": "sdm-v2.0",
+    "sdxl-lightning": "sdxl-lightning-4step",  # the teacher of KOALA-Lightning
+    "ssd-vega": "segmind-vega",
 }
 
 DEVICES = {

@@ -3,6 +3,7 @@
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-Latents = Float[Tensor, "n 4 h w"]
-Images = UInt8[Tensor, "n h w 3"]
+Latents = Float[Tensor, "n c h w"]
+FloatImages = Float[Tensor, "n 3 height width"]
+Images = UInt8[Tensor, "n height width 3"]
 Scores = Float[Tensor, "n"]

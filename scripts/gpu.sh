@@ -1,18 +1,18 @@
 #!/bin/sh
 # What this project wants from one GPU machine, the most valuable first, in parts of at most 10 minutes.
 #
-#   sh scripts/gpu.sh OUT_DIR [PART...]      PART: tests paper weights perf (default: all, in this order)
+#   sh scripts/gpu.sh OUT_DIR [PART...]      PART: tests paper profiles weights perf (default: all, so)
 #
-#   tests    what is marked gpu      paper  the paper sweep
+#   tests    what is marked gpu      paper  the paper sweep      profiles  KOALA-700M and SDXL under every profile
 #   weights  random against plain normal weights, interleaved      perf  pytest-benchmark on the GPU
 #
 # Runs from a checkout without installation or .git (pass the commit in KOALA_COMMIT). A part writes to OUT_DIR as it
-# goes and can be run again: the paper sweep begins from the rows in results/ and measures only what is missing.
+# goes and can be run again: a sweep begins from the rows in results/ and measures only what is missing.
 # KOALA_DEVICE=cpu proves the same path on a machine without a GPU, on small twins.
 set -u
 out=${1:?usage: sh scripts/gpu.sh OUT_DIR [PART...]}
 shift
-[ $# -gt 0 ] || set -- tests paper weights perf
+[ $# -gt 0 ] || set -- tests paper profiles weights perf
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
 cd "$(dirname "$0")/.." || exit 2
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -46,14 +46,28 @@ tests() {
     return $code
 }
 
-paper() {
+sweep() { # NAME [OPTION...]
     rows="$out/rows.jsonl"
     slug=$("$python" -c "from koala.harness import environment as e; print(e.slug(e.device_facts('$device')['device_name']))") || return 2
     [ -e "$rows" ] || { [ -e "results/$slug/rows.jsonl" ] && cp "results/$slug/rows.jsonl" "$rows"; }
     small=
-    [ "$device" = cpu ] && small="--models tiny-koala-700m,tiny-sdxl --resolutions 64 --steps 2 --dtypes fp32 --budget 0"
+    [ "$device" = cpu ] && small="--resolutions 64 --steps 2 --dtypes fp32 --repeats 2 --warmup 1 --budget 0"
     # shellcheck disable=SC2086
-    timeout 590 "$python" -m bench sweep paper --device "$device" --out "$rows" $small
+    timeout 590 "$python" -m bench sweep "$@" --device "$device" --out "$rows" $small
+}
+
+paper() {
+    small=
+    [ "$device" = cpu ] && small="--models tiny-koala-lightning-700m,tiny-sdxl"
+    # shellcheck disable=SC2086
+    sweep paper $small
+}
+
+profiles() {
+    small=
+    [ "$device" = cpu ] && small="--models tiny-koala-700m --profiles eager,diffusers-eager,fp16-fix,tiny-vae,low-vram,fp8"
+    # shellcheck disable=SC2086
+    sweep profiles $small
 }
 
 weights() {
@@ -78,8 +92,8 @@ perf() {
 worst=0
 for part in "$@"; do
     case $part in
-    tests | paper | weights | perf) ;;
-    *) echo "error: unknown part '$part'; known: tests paper weights perf" >&2; exit 2 ;;
+    tests | paper | profiles | weights | perf) ;;
+    *) echo "error: unknown part '$part'; known: tests paper profiles weights perf" >&2; exit 2 ;;
     esac
     echo "== $part"
     $part || worst=$?

@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from bench import estimate, sweep
-from bench.case import Case, grid
+from bench.case import Case, grid, keeps_its_steps
 from bench.isolate import ForkServer
 from bench.progress import SweepProgress
 from bench.sweeps import AUTO_DTYPE, Sweep, choose
@@ -21,11 +21,13 @@ from koala.harness import environment, records
 from koala.harness.cli import INTERRUPTED, stderr_console
 from koala.harness.nvml import Nvml
 from koala.harness.options import Ints, Names
+from koala.models import zoo
 
 EXAMPLES = (
     "python -m bench sweep",
     "python -m bench sweep paper --models koala-700m,sdxl --resolutions 1024",
     "python -m bench sweep --models koala-1b --targets pipeline --steps 4,10 --device cuda:1",
+    "python -m bench sweep paper --models koala-700m --targets pipeline --profiles eager,compiled,diffusers-eager",
     "python -m bench sweep cpu --dry-run",
 )
 
@@ -35,11 +37,11 @@ class Options:
     """Measure latency and peak memory of models, one process per case, and print one table.
 
     Rows are kept as they finish; the same command goes on where it stopped. Exit code 1 if a case failed or
-    timed out, 0 if every case was measured or ran out of memory.
+    timed out, 0 if every case was measured, ran out of memory or is not possible here.
     """
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = "auto"
-    """Named sweep: auto, cpu, paper or smoke; the flags below select from it and override it."""
+    """Named sweep: auto, cpu, paper, profiles, resolutions or smoke; the flags below select from it and override it."""
     models: Names = ()
     """Models of the zoo (`python -m koala models`); tiny-NAME is a small twin."""
     targets: Names = ()
@@ -52,6 +54,9 @@ class Options:
     """fp32, bf16, fp16."""
     steps: Ints = ()
     """Denoising steps of pipeline cases; default: each model's recipe."""
+    profiles: Names = ()
+    """Speed profiles, A+B joins two: eager, compiled, low-vram, tiny-vae, fp16-fix, int8, fp8. diffusers-eager is stock
+    diffusers, for pipeline cases."""
     device: str = ""
     """cpu, cuda or cuda:N."""
     repeats: int | None = None
@@ -77,9 +82,11 @@ def run(options: Options) -> int:
         raise KoalaError(f"--out must name a .jsonl file, for tables are written beside it; not {options.out}")
     plan = overridden(choose(options.name, 0 if options.device == "cpu" else visible_gpus()), options)
     here = environment.collect(plan.device)
+    cases_of(plan, tuple(d for d in plan.dtypes if d != AUTO_DTYPE) or ("fp32",))  # mistakes cost no server
     server = server_for(plan.device, console)
     with console.status("starting the measuring server (imports torch and diffusers once)"):
         cases = expand(plan, server)
+    remark_fixed_steps(plan, console)
     if plan.only_what_fits and not options.models:
         cases = only_what_fits(cases, psutil.virtual_memory().available, console)
     store = records.read([options.out]) if options.out.exists() and not options.fresh else records.Records()
@@ -116,7 +123,7 @@ def overridden(plan: Sweep, options: Options) -> Sweep:
     """The named sweep with the flags that were given."""
     given = {
         name: getattr(options, name)
-        for name in ("models", "targets", "resolutions", "batch_sizes", "dtypes", "steps", "device")
+        for name in ("models", "targets", "resolutions", "batch_sizes", "dtypes", "steps", "profiles", "device")
         if getattr(options, name)
     }
     rule: dict[str, Any] = {"repeats": options.repeats, "warmup": options.warmup, "budget_s": options.budget}
@@ -137,7 +144,32 @@ def expand(plan: Sweep, server: ForkServer) -> list[Case]:
     dtypes = plan.dtypes
     if AUTO_DTYPE in dtypes:
         dtypes = (estimate.fast_dtype(server, plan.device),)
-    return grid(plan.models, plan.targets, plan.resolutions, plan.batch_sizes, dtypes, plan.steps, plan.device)
+    return cases_of(plan, dtypes)
+
+
+def cases_of(plan: Sweep, dtypes: tuple[str, ...]) -> list[Case]:
+    """The cases of a sweep in these dtypes; an error where there are none."""
+    cases = grid(
+        plan.models,
+        plan.targets,
+        plan.resolutions,
+        plan.batch_sizes,
+        dtypes,
+        plan.steps,
+        plan.device,
+        plan.profiles,
+    )
+    if not cases:
+        raise KoalaError(f"{', '.join(plan.profiles)} goes from prompt to image; add --targets pipeline")
+    return cases
+
+
+def remark_fixed_steps(plan: Sweep, console: Console) -> None:
+    """Say on stderr which models keep their own steps although others were asked for."""
+    for spec in map(zoo.get, plan.models if "pipeline" in plan.targets else ()):
+        if keeps_its_steps(spec) and set(plan.steps) - {spec.recipe.steps}:
+            timesteps = ", ".join(map(str, spec.recipe.timesteps or ()))
+            console.print(f"{spec.name} is trained for the timesteps {timesteps}: it keeps its own number of steps")
 
 
 def only_what_fits(cases: Sequence[Case], free_bytes: int, console: Console) -> list[Case]:

@@ -5,16 +5,22 @@ from pathlib import Path
 
 import pandas as pd
 
+from bench.profiles import DIFFUSERS
 from bench.report.table import latest_rows, to_frame
 from koala import aliases
 from koala.errors import KoalaError
 from koala.harness import records
-from koala.harness.tables import significant, to_markdown
+from koala.harness.tables import escape, significant, to_markdown
+from koala.sampling.profiles import EAGER
 
 COLUMNS = ("model", "gpu", "precision", "resolution", "steps", "latency_s", "memory_gb", "source")
 UNET_SUFFIX = "-unet"
 _SECONDS = significant(3)
 _KEY = ["model", "resolution", "precision", "steps"]
+_HEADINGS = {
+    EAGER.name: "",
+    DIFFUSERS.name: ", diffusers' pipeline",
+}  # of the profiles that stand beside published cells
 
 
 def read_published(path: Path) -> pd.DataFrame:
@@ -48,6 +54,8 @@ def comparison(published: pd.DataFrame, stores: Sequence[Path]) -> str:
             "the paper, which does not say what kind of peak it is); measured memory is torch's peak reserved, in GiB.",
             "- `*-unet` rows (K-card: the model card) are 25 steps of the U-Net: beside them stands the median of one "
             "measured denoising step times 25.",
+            "- Published latencies went through diffusers' pipelines, measured ones through our sampler unless "
+            "the heading says otherwise. Where the source does not state the steps, no cell stands beside.",
             "",
             "## Speed-up of one U-Net step over SDXL",
             "",
@@ -58,15 +66,16 @@ def comparison(published: pd.DataFrame, stores: Sequence[Path]) -> str:
 
 
 def _cells(published: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
-    devices = [] if measured.empty else list(dict.fromkeys(measured["device_name"]))
+    columns = [] if measured.empty else list(measured.groupby(["device_name", "profile"], sort=False))
     lines = []
     for key, group in published.groupby(_KEY, sort=False):
         line = dict(zip(_KEY, key, strict=True))
         for gpu in dict.fromkeys(published["gpu"]):
             cell = group[group["gpu"] == gpu]
             line[f"{gpu} (published)"] = _published_cell(cell.iloc[0]) if len(cell) else None
-        for device in devices:
-            line[device] = _measured_cell(measured[measured["device_name"] == device], *key)
+        for (device, profile), cells in columns:
+            if profile in _HEADINGS:
+                line[escape(device) + _HEADINGS[profile]] = _measured_cell(cells, *key)
         lines.append(line | {"source": group["source"].iloc[0]})
     return pd.DataFrame(lines)
 
@@ -93,7 +102,7 @@ def _measured_cell(measured: pd.DataFrame, model: str, resolution: str, precisio
         return None
     cell = same.sort_values("started_at", kind="stable").iloc[-1]
     if cell["status"] != "ok":
-        return "OOM"
+        return "OOM" if cell["status"] == "oom" else None
     if is_unet:
         return f"{_SECONDS(cell['latency_s'] * int(steps))} ({steps} x step)"
     memory = cell["peak_reserved_bytes"]
@@ -104,15 +113,17 @@ def _speedups(published: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     unets = published[published["model"].str.endswith(UNET_SUFFIX)]
     lines = []
     for gpu, group in unets.groupby("gpu", sort=False):
-        seconds = {aliases.MODELS.get(m, m): float(s) for m, s in zip(group["model"], group["latency_s"], strict=True)}
         first = group[group["model"].map(aliases.MODELS.get) == "sdxl"].iloc[0]
+        alike = group[group["resolution"] == first["resolution"]]
+        seconds = {aliases.MODELS.get(m, m): float(s) for m, s in zip(alike["model"], alike["latency_s"], strict=True)}
         lines += [
             _speedup_line(name, gpu, first["resolution"], first["precision"], seconds["sdxl"] / s, "published")
             for name, s in seconds.items()
             if name in aliases.MODELS.values()
         ]
     if not measured.empty:
-        steps = measured[(measured["target"] == "unet") & (measured["batch_size"] == 1)]
+        one_image = (measured["batch_size"] == 1) & (measured["profile"] == EAGER.name)
+        steps = measured[(measured["target"] == "unet") & one_image]
         lines += [
             _speedup_line(r["model"], r["device_name"], r["resolution"], r["dtype"], r["speedup_vs_sdxl"], "measured")
             for r in steps[steps["speedup_vs_sdxl"].notna()].to_dict("records")

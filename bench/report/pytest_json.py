@@ -35,18 +35,17 @@ def _read_benchmarks(path: Path, known: Records) -> None:
             known.problems.append(f"{path}: {benchmark.get('name')} is not one of ours or holds no samples, skipped")
             continue
         known.add(extra["environment"])
-        known.add(
-            {
-                "schema": records.SCHEMA,
-                "kind": "bench",
-                "measurement": MEASUREMENT,
-                "case": extra["case"],
-                "status": "ok",
-                "samples_s": {"total": samples},
-                "memory_bytes": extra["memory_bytes"],
-                "params": extra["params"],
-                "threads": extra["threads"],
-                "environment": extra["environment"]["id"],
-                "started_at": report.get("datetime"),
-            }
-        )
+        row = {
+            "schema": extra.get("schema", 1),  # files of the first schema do not name it
+            "kind": "bench",
+            "measurement": MEASUREMENT,
+            "case": extra["case"],
+            "status": "ok",
+            "samples_s": {"total": samples},
+            "memory_bytes": extra["memory_bytes"],
+            "params": extra["params"],
+            "threads": extra["threads"],
+            "environment": extra["environment"]["id"],
+            "started_at": report.get("datetime"),
+        }
+        known.add(records.upgraded(row, str(path)))

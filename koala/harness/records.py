@@ -11,11 +11,21 @@ from typing import Any
 
 from koala.errors import KoalaError
 
-SCHEMA = 1
+SCHEMA = 2
 Row = dict[str, Any]
 
+
+def _name_the_profile(row: Row) -> Row:
+    """Bench cases name the profile they ran under; until then every pipeline was diffusers' own."""
+    case = row.get("case")
+    if row["kind"] != "bench" or not isinstance(case, dict):
+        return row
+    profile = "diffusers-eager" if case.get("target") == "pipeline" else "eager"
+    return row | {"case": {**case, "profile": profile}}
+
+
 # schema number -> how a row of it becomes one of the next number
-UPGRADERS: dict[int, Callable[[Row], Row]] = {}
+UPGRADERS: dict[int, Callable[[Row], Row]] = {1: _name_the_profile}
 
 
 @dataclass
@@ -67,7 +77,7 @@ def _read_file(path: Path, records: Records) -> None:
         if row is None:
             torn.append(f"{path}, line {number}: not a whole row, skipped")
         else:
-            records.add(_upgraded(row, path, number))
+            records.add(upgraded(row, f"{path}, line {number}"))
             good += 1
     if torn and not good and not _first_line_torn(lines):
         raise KoalaError(f"{path} holds no rows: it is not a file of JSON lines written by this project")
@@ -88,14 +98,13 @@ def _parse(line: bytes) -> Row | None:
     return row if known and ("id" in row if row["kind"] == "environment" else True) else None
 
 
-def _upgraded(row: Row, path: Path, number: int) -> Row:
+def upgraded(row: Row, origin: str) -> Row:
+    """`row` as one of today's schema; `origin` says in an error where it was found."""
     schema = row.get("schema", SCHEMA)
     if schema not in (*UPGRADERS, SCHEMA):
-        raise KoalaError(
-            f"{path}, line {number}: schema {schema!r} is newer than this version reads, or none; upgrade koala-bench"
-        )
+        raise KoalaError(f"{origin}: schema {schema!r} is newer than this version reads, or none; upgrade koala-bench")
     while schema < SCHEMA:
-        row, schema = UPGRADERS[schema](row), schema + 1
+        row, schema = UPGRADERS[schema](row) | {"schema": schema + 1}, schema + 1
     return row
 
 

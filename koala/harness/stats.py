@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
+from random import Random
 from statistics import median
 
 
@@ -34,3 +35,20 @@ def relative_reach(samples: Sequence[float]) -> float:
     if interval is None or middle <= 0:
         return float("inf")
     return max(interval.high - middle, middle - interval.low) / middle
+
+
+def ratio_interval(
+    ours: Sequence[float], theirs: Sequence[float], confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Interval of median(ours) / median(theirs) from a bootstrap over pairs that were measured side by side.
+
+    Percentiles of the ratio over pairs drawn with replacement (Efron and Tibshirani, 1993, chapter 13).
+    """
+    pairs, random = list(zip(ours, theirs, strict=True)), Random(seed)
+    ratios = []
+    for _ in range(resamples):
+        a, b = zip(*random.choices(pairs, k=len(pairs)), strict=True)
+        ratios.append(median(a) / median(b))
+    ratios.sort()
+    tail = round((1 - confidence) / 2 * resamples)
+    return Interval(ratios[tail], ratios[resamples - 1 - tail])

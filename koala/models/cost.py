@@ -8,9 +8,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from koala.models.load import DTYPES, count_params, meta_networks
+from koala.models.conditioning import random_condition, size_ids
+from koala.models.load import DTYPES
+from koala.models.networks import count_params, meta_networks
 from koala.models.spec import ModelSpec
-from koala.models.unet import LATENT_CHANNELS
 
 
 @dataclass(frozen=True)
@@ -33,25 +34,14 @@ def unet_cost(spec: ModelSpec, resolution: int, batch_size: int, dtype: str = "f
 
 
 def unet_inputs(spec: ModelSpec, resolution: int, batch_size: int, dtype: torch.dtype, device: torch.device) -> dict:
-    """Arguments of a U-Net call of the right shapes: random latents and text states, the last timestep."""
-    side = resolution // spec.autoencoder.downscale
-    plan = spec.unet
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(batch_size, *shape, device=device).to(dtype)
-
-    inputs = {
-        "sample": normal(LATENT_CHANNELS, side, side),
+    """Arguments of a U-Net call of the right shapes: random latents and conditioning, the last timestep."""
+    side = resolution // spec.downscale
+    sizes = size_ids((resolution, resolution), None, (0, 0), batch_size).to(device, dtype)
+    return {
+        "sample": torch.randn(batch_size, spec.unet.sample_channels, side, side, device=device).to(dtype),
         "timestep": torch.tensor(999, device=device),
-        "encoder_hidden_states": normal(spec.text_encoders[0].max_tokens, plan.context_dim),
+        **random_condition(spec, batch_size, dtype, device).unet_arguments(sizes),
     }
-    if plan.pooled_dim is not None:
-        size = torch.tensor([resolution, resolution, 0, 0, resolution, resolution], device=device)
-        inputs["added_cond_kwargs"] = {
-            "text_embeds": normal(plan.pooled_dim),
-            "time_ids": size.to(dtype).repeat(batch_size, 1),
-        }
-    return inputs
 
 
 class _LiveBytes(TorchDispatchMode):

@@ -5,35 +5,41 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from koala.errors import UnknownName
+from koala.models import weights as pretrained
+from koala.models.conditioning import Conditioner, build_conditioner
+from koala.models.networks import PARTS, meta_networks
 from koala.models.random_weights import materialise
-from koala.models.spec import AutoencoderPlan, ModelSpec, TextEncoderPlan
-from koala.models.tokenizers import clip_tokenizer
-from koala.models.unet import build_unet
+from koala.models.spec import ModelSpec
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-WEIGHTS = ("random",)
-PARTS = ("unet", "text", "autoencoder")
+RANDOM = "random"
+_SEEDS = {"unet": 0, "text_encoder_0": 1, "text_encoder_1": 2, "autoencoder": 9}  # added to the seed of random weights
 
 
 @dataclass(frozen=True)
 class Components:
-    """The networks and tokenizers of one model; a part that was not asked for is empty."""
+    """The networks of one model; a part that was not asked for, or that the model lacks, is None.
+
+    `device` is where the networks run; a profile may keep their weights elsewhere meanwhile.
+    """
 
     spec: ModelSpec
+    device: torch.device
+    dtype: torch.dtype
+    weights: str
     unet: UNet2DConditionModel | None
-    text_encoders: tuple[nn.Module, ...]
-    tokenizers: tuple[CLIPTokenizer, ...]
-    autoencoder: AutoencoderKL | None
+    conditioner: Conditioner | None
+    autoencoder: Any = None
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
         """Every network that was loaded."""
-        return tuple(n for n in (self.unet, *self.text_encoders, self.autoencoder) if n is not None)
+        text = self.conditioner.networks if self.conditioner else ()
+        return tuple(n for n in (self.unet, *text, self.autoencoder) if n is not None)
 
     @property
     def weight_bytes(self) -> int:
@@ -45,85 +51,46 @@ def load(
     spec: ModelSpec,
     device: torch.device | str,
     dtype: str = "fp32",
-    weights: str = "random",
+    weights: str = RANDOM,
     parts: Collection[str] = PARTS,
     seed: int = 0,
+    storage: torch.device | str | None = None,
+    adapters: Collection[pretrained.Adapter] = (),
 ) -> Components:
-    """The components of `spec` named by `parts` ("unet", "text", "autoencoder"), ready for inference."""
+    """The components of `spec` named by `parts` ("unet", "text", "autoencoder"), ready for inference.
+
+    `weights`: "random" (by `seed`), "hub" (the entry's released files), a diffusers folder or a checkpoint file.
+    Weights lie on `storage`, which is `device` unless told otherwise. An autoencoder that must decode in fp32
+    (`upcast_to_fp32`) is loaded in fp32 where the rest is fp16.
+    """
     for part in parts:
         if part not in PARTS:
             raise UnknownName("part", part, PARTS)
     if dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES)
-    if weights not in WEIGHTS:
-        raise UnknownName("kind of weights", weights, WEIGHTS)
-
-    def network(skeleton: nn.Module, index: int) -> Any:
-        return materialise(skeleton, device, seed + index)
-
-    text = spec.text_encoders if "text" in parts else ()
-    skeletons = meta_networks(spec, parts, DTYPES[dtype])
-    return Components(
+    device, storage = torch.device(device), torch.device(storage or device)
+    source = None if weights == RANDOM else pretrained.locate(spec, weights, parts, dtype)
+    if source is not None:
+        spec = source.respec(spec)
+    networks = meta_networks(spec, parts, DTYPES[dtype])
+    if dtype == "fp16" and spec.autoencoder and spec.autoencoder.upcast_to_fp32 and "autoencoder" in networks:
+        networks["autoencoder"] = networks["autoencoder"].float()
+    for name, skeleton in networks.items():
+        if source is None:
+            networks[name] = materialise(skeleton, storage, seed + _SEEDS[name])
+        else:
+            networks[name] = source.fill(name, skeleton, storage)
+    text = tuple(network for name, network in networks.items() if name.startswith("text_encoder"))
+    components = Components(
         spec=spec,
-        unet=network(skeletons["unet"], 0) if "unet" in parts else None,
-        text_encoders=tuple(network(skeletons[f"text_encoder_{i}"], 1 + i) for i in range(len(text))),
-        tokenizers=tuple(clip_tokenizer(plan.pad_token, plan.max_tokens) for plan in text),
-        autoencoder=network(skeletons["autoencoder"], 9) if "autoencoder" in parts else None,
+        device=device,
+        dtype=DTYPES[dtype],
+        weights=weights,
+        unet=networks.get("unet"),
+        conditioner=build_conditioner(spec, text, device) if "text" in parts else None,
+        autoencoder=networks.get("autoencoder"),
     )
-
-
-def meta_networks(
-    spec: ModelSpec, parts: Collection[str] = PARTS, dtype: torch.dtype = torch.float32
-) -> dict[str, nn.Module]:
-    """The networks of `spec` without weights, on the meta device; the U-Net's parameter count is checked."""
-    networks: dict[str, nn.Module] = {}
-    with torch.device("meta"):
-        if "unet" in parts:
-            networks["unet"] = build_unet(spec.unet, spec.resolution // spec.autoencoder.downscale)
-            _check_params(spec, networks["unet"])
-        if "text" in parts:
-            for i, plan in enumerate(spec.text_encoders):
-                networks[f"text_encoder_{i}"] = _text_encoder(plan)
-        if "autoencoder" in parts:
-            networks["autoencoder"] = _autoencoder(spec.autoencoder, spec.resolution)
-    return {name: nn.Module.to(network, dtype=dtype) for name, network in networks.items()}
-
-
-def count_params(network: nn.Module) -> int:
-    """Number of parameters."""
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def _check_params(spec: ModelSpec, unet: nn.Module) -> None:
-    expected, found = spec.unet_params, count_params(unet)
-    assert expected in (None, found), f"{spec.name}: {found:,} parameters in the U-Net, {expected:,} published"
-
-
-def _text_encoder(plan: TextEncoderPlan) -> nn.Module:
-    config = CLIPTextConfig(
-        vocab_size=49_408,
-        hidden_size=plan.width,
-        intermediate_size=4 * plan.width,
-        num_hidden_layers=plan.layers,
-        num_attention_heads=plan.heads,
-        max_position_embeddings=plan.max_tokens,
-        hidden_act=plan.activation,
-        projection_dim=plan.width,
-        bos_token_id=49_406,
-        eos_token_id=49_407,
-    )
-    return (CLIPTextModelWithProjection if plan.projected else CLIPTextModel)(config)
-
-
-def _autoencoder(plan: AutoencoderPlan, resolution: int) -> AutoencoderKL:
-    stages = len(plan.channels)
-    return AutoencoderKL(
-        block_out_channels=plan.channels,
-        down_block_types=("DownEncoderBlock2D",) * stages,
-        up_block_types=("UpDecoderBlock2D",) * stages,
-        layers_per_block=plan.layers_per_block,
-        latent_channels=4,
-        sample_size=resolution,
-        scaling_factor=plan.scaling_factor,
-        force_upcast=plan.upcast_to_fp32,
-    )
+    wanted = (*(source.adapters if source else ()), *adapters)
+    for adapter in sorted(wanted, key=lambda adapter: not adapter.fused):  # nothing is fused beneath an attached one
+        pretrained.adapt(components, adapter)
+    return components

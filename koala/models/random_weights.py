@@ -8,6 +8,8 @@ keeps activations of a deep U-Net finite in fp16 and far from denormals.
 import torch
 from torch import Tensor, nn
 
+from koala.models.networks import restore_buffers
+
 _BLOCK = 2**18 - 5  # a prime: rows of a matrix never line up with the block, so no two are alike
 _STRIDE = 2**12 + 3
 _NORM_SPREAD = 0.1
@@ -27,15 +29,8 @@ def materialise(module: nn.Module, device: torch.device | str, seed: int = 0) ->
                 source.fill(parameter, 0.0, _BIAS_SPREAD)
             else:
                 source.fill(parameter, 1.0, _NORM_SPREAD)
-    _restore_buffers(module)
+    restore_buffers(module)
     return module.requires_grad_(False)
-
-
-def _restore_buffers(module: nn.Module) -> None:
-    """`to_empty` leaves buffers undefined too; the only one these networks have is CLIP's table of positions."""
-    for name, buffer in module.named_buffers():
-        assert name.endswith("position_ids"), f"no rule restores the buffer {name}"
-        buffer.copy_(torch.arange(buffer.shape[-1], device=buffer.device).expand_as(buffer))
 
 
 class _Noise:

@@ -2,27 +2,36 @@
 
 from dataclasses import dataclass
 
+from koala.errors import KoalaError
+
 
 @dataclass(frozen=True)
 class UNetPlan:
     """A diffusers U-Net: one tuple entry a down stage, the highest resolution first.
 
-    `transformer_depths` counts transformer layers per attention block and is 0 where a stage has no attention;
-    a mid block, where there is one, has the depth of the last stage. The up path mirrors the down path.
+    `transformer_depths` counts transformer layers per attention block and is 0 where a stage has no attention. The up
+    path mirrors the down path unless `up_transformer_depths` says otherwise, block by block, the lowest resolution
+    first. `mid_depth` is 0 for a mid block of one residual layer and None where there is no mid block.
     """
 
     channels: tuple[int, ...]
     transformer_depths: tuple[int, ...]
     layers_per_block: int
-    mid_block: bool
+    mid_depth: int | None
     heads: tuple[int, ...]
-    context_dim: int
+    context_dim: int | None  # width of the states that cross-attention reads; None: the U-Net has none
     pooled_dim: int | None = None  # SDXL's size, crop and pooled-text conditioning; None: the U-Net has none
     time_id_dim: int = 256  # embedding width of each of the six size and crop numbers
+    class_labels: int | None = None  # rows of the class-embedding table; None: the U-Net has none
     linear_projection: bool = True
+    upcast_attention: bool = False
+    sample_channels: int = 4  # of what it denoises: 4 in latent space, 3 in pixel space
+    up_transformer_depths: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         assert len(self.channels) == len(self.transformer_depths) == len(self.heads)
+        deepest = self.transformer_depths[-1]
+        assert self.mid_depth in (None, 0) or deepest in (0, self.mid_depth), "a mid block has its last stage's depth"
 
 
 @dataclass(frozen=True)
@@ -39,33 +48,33 @@ class TextEncoderPlan:
 
 
 @dataclass(frozen=True)
-class AutoencoderPlan:
-    """A KL autoencoder with four latent channels; each channel entry but the last halves the side."""
+class ClipText:
+    """Prompts through one or several CLIP text encoders whose states stand side by side.
 
-    channels: tuple[int, ...]
-    layers_per_block: int
-    scaling_factor: float
-    upcast_to_fp32: bool  # an fp16 pipeline decodes in fp32 (diffusers' force_upcast)
+    `penultimate` takes the states before the last layer (SDXL), else the last ones after their norm (Stable Diffusion).
+    `zero_unconditional`: without a negative prompt, guidance contrasts with zeros instead of the empty prompt.
+    """
+
+    encoders: tuple[TextEncoderPlan, ...]
+    penultimate: bool = False
+    zero_unconditional: bool = False
 
     @property
-    def downscale(self) -> int:
-        """Image pixels per latent pixel along a side."""
-        return 2 ** (len(self.channels) - 1)
+    def context_shape(self) -> tuple[int, int]:
+        """Tokens and width of the states."""
+        return self.encoders[0].max_tokens, sum(plan.width for plan in self.encoders)
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How the authors sample: scheduler name, number of denoising steps, guidance scale."""
+class ClassLabels:
+    """Class names as prompts; one row more in the U-Net's table stands for no class, which guidance needs."""
 
-    scheduler: str
-    steps: int
-    guidance: float
-    timestep_spacing: str = "leading"
+    names: tuple[str, ...]
 
-    @property
-    def guided(self) -> bool:
-        """Whether a step runs the U-Net on a conditional and an unconditional half (classifier-free guidance)."""
-        return self.guidance > 1
+    context_shape = None
+
+
+Conditioning = ClipText | ClassLabels
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,80 @@ class HubFile:
     path: str = ""
     revision: str | None = None
 
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.repository, self.path) if part)
+
+
+@dataclass(frozen=True)
+class AutoencoderPlan:
+    """A KL autoencoder with four latent channels; each channel entry but the last halves the side."""
+
+    channels: tuple[int, ...]
+    layers_per_block: int
+    scaling_factor: float
+    upcast_to_fp32: bool  # an fp16 pipeline decodes in fp32 (diffusers' force_upcast)
+    weights: HubFile | None = None  # None: the `vae` folder of the model's own pipeline
+    fp16_fix: HubFile | None = None  # weights of this topology that decode in fp16
+    tiny: HubFile | None = None  # a tiny autoencoder of the same latent space
+
+    @property
+    def downscale(self) -> int:
+        """Image pixels per latent pixel along a side."""
+        return 2 ** (len(self.channels) - 1)
+
+
+@dataclass(frozen=True)
+class TinyAutoencoderPlan:
+    """A distilled autoencoder of a few convolutions (diffusers' `AutoencoderTiny`), four latent channels."""
+
+    channels: tuple[int, ...]
+    weights: HubFile | None
+    upcast_to_fp32 = False
+
+    @property
+    def downscale(self) -> int:
+        """Image pixels per latent pixel along a side."""
+        return 2 ** (len(self.channels) - 1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the authors sample: scheduler, number of denoising steps, guidance scale, default negative prompt.
+
+    Explicit `timesteps` replace the scheduler's own. `original_size` and `crop` (height, width in pixels) are SDXL's
+    size conditioning; None stands for the size of the image.
+    """
+
+    scheduler: str
+    steps: int
+    guidance: float
+    timestep_spacing: str = "leading"
+    timesteps: tuple[int, ...] | None = None
+    negative: str | None = None
+    original_size: tuple[int, int] | None = None
+    crop: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise KoalaError(f"a recipe has at least 1 step, not {self.steps}")
+        if self.timesteps is not None and self.steps != len(self.timesteps):
+            listed = ", ".join(map(str, self.timesteps))
+            raise KoalaError(f"this model is trained for the timesteps {listed}; it cannot take {self.steps} steps")
+
+    @property
+    def guided(self) -> bool:
+        """Whether a step runs the U-Net on a conditional and an unconditional half (classifier-free guidance)."""
+        return self.guidance > 1
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """Where released weights are: a diffusers pipeline folder, and what replaces or adapts its U-Net."""
+
+    pipeline: HubFile
+    unet: HubFile | None = None  # a state dict in the place of the pipeline's U-Net
+    lora: HubFile | None = None  # an adapter that is fused into the U-Net
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -84,16 +167,29 @@ class ModelSpec:
     name: str
     title: str
     unet: UNetPlan
-    text_encoders: tuple[TextEncoderPlan, ...]
-    autoencoder: AutoencoderPlan
+    conditioning: Conditioning
+    autoencoder: AutoencoderPlan | TinyAutoencoderPlan | None  # None: it draws pixels
     recipe: Recipe
     resolution: int  # native side of the image in pixels
     unet_params: int | None  # the exact count expected; None where no source states one
-    weights: HubFile | None  # None: never released, or a random twin
+    weights: Pretrained | None  # None: never released, or a random twin
     source: str
     license: str
+    prediction: str = "epsilon"  # what the U-Net predicts: epsilon, v_prediction or sample
     twin_of: str | None = None  # the entry whose topology this small twin repeats
     notes: str = ""
 
     def __post_init__(self) -> None:
-        assert self.unet.context_dim == sum(t.width for t in self.text_encoders), self.name
+        shape = self.conditioning.context_shape
+        assert self.unet.context_dim == (shape and shape[1]), self.name
+
+    @property
+    def downscale(self) -> int:
+        """Image pixels per pixel of what the U-Net denoises, along a side."""
+        return self.autoencoder.downscale if self.autoencoder else 1
+
+    def check_side(self, side: int) -> None:
+        """Raise a `KoalaError` unless the model can draw images with a side of that many pixels."""
+        unit = self.downscale
+        if side < unit or side % unit:
+            raise KoalaError(f"{self.name} draws multiples of {unit} pixels, which {side} is not")

@@ -2,7 +2,15 @@
 
 from dataclasses import replace
 
-from koala.models.spec import AutoencoderPlan, ModelSpec, TextEncoderPlan, UNetPlan
+from koala.models.spec import (
+    AutoencoderPlan,
+    ClipText,
+    Conditioning,
+    ModelSpec,
+    TextEncoderPlan,
+    TinyAutoencoderPlan,
+    UNetPlan,
+)
 
 TWIN_PREFIX = "tiny-"
 _WIDTH = 32  # diffusers' group norms want multiples of 32 channels
@@ -10,13 +18,13 @@ _WIDTH = 32  # diffusers' group norms want multiples of 32 channels
 
 def tiny_twin(spec: ModelSpec) -> ModelSpec:
     """`spec` with the same stages, depths, blocks and conditioning, a few hundred times fewer weights."""
-    text_encoders = tuple(_tiny_text_encoder(plan) for plan in spec.text_encoders)
+    conditioning = _tiny_conditioning(spec.conditioning)
     return replace(
         spec,
         name=TWIN_PREFIX + spec.name,
         title=f"{spec.title}, tiny twin",
-        unet=_tiny_unet(spec.unet, sum(plan.width for plan in text_encoders)),
-        text_encoders=text_encoders,
+        unet=_tiny_unet(spec.unet, conditioning),
+        conditioning=conditioning,
         autoencoder=_tiny_autoencoder(spec.autoencoder),
         resolution=spec.resolution // 8,
         unet_params=None,
@@ -26,21 +34,31 @@ def tiny_twin(spec: ModelSpec) -> ModelSpec:
     )
 
 
-def _tiny_unet(plan: UNetPlan, context_dim: int) -> UNetPlan:
+def _tiny_unet(plan: UNetPlan, conditioning: Conditioning) -> UNetPlan:
     narrowest = plan.channels[0]
     return replace(
         plan,
         channels=tuple(_WIDTH * channels // narrowest for channels in plan.channels),
         heads=tuple(max(1, _WIDTH * channels // narrowest // 16) for channels in plan.channels),
-        context_dim=context_dim,
+        context_dim=conditioning.context_shape and conditioning.context_shape[1],
         pooled_dim=None if plan.pooled_dim is None else _WIDTH,
         time_id_dim=8,
     )
+
+
+def _tiny_conditioning(plan: Conditioning) -> Conditioning:
+    if isinstance(plan, ClipText):
+        return replace(plan, encoders=tuple(_tiny_text_encoder(encoder) for encoder in plan.encoders))
+    return plan
 
 
 def _tiny_text_encoder(plan: TextEncoderPlan) -> TextEncoderPlan:
     return replace(plan, width=_WIDTH, layers=2, heads=2)
 
 
-def _tiny_autoencoder(plan: AutoencoderPlan) -> AutoencoderPlan:
-    return replace(plan, channels=(_WIDTH,) * len(plan.channels), layers_per_block=1)
+def _tiny_autoencoder(
+    plan: AutoencoderPlan | TinyAutoencoderPlan | None,
+) -> AutoencoderPlan | TinyAutoencoderPlan | None:
+    if isinstance(plan, AutoencoderPlan):
+        return replace(plan, channels=(_WIDTH,) * len(plan.channels), layers_per_block=1)
+    return plan

@@ -1,36 +1,44 @@
 """UNetPlan -> diffusers U-Net, freshly built: no surgery on live modules."""
 
+from typing import Any
+
 from diffusers import UNet2DConditionModel
 
 from koala.models.spec import UNetPlan
 
-LATENT_CHANNELS = 4
 
-
-def build_unet(plan: UNetPlan, latent_size: int | None = None) -> UNet2DConditionModel:
+def build_unet(plan: UNetPlan, sample_size: int | None = None) -> UNet2DConditionModel:
     """The U-Net of `plan` with torch's own initialisation; build it under `torch.device("meta")` to hold no weights."""
-    return UNet2DConditionModel(**unet_config(plan, latent_size))
+    return UNet2DConditionModel(**unet_config(plan, sample_size))
 
 
-def unet_config(plan: UNetPlan, latent_size: int | None = None) -> dict:
+def unet_config(plan: UNetPlan, sample_size: int | None = None) -> dict:
     """The arguments that diffusers' `UNet2DConditionModel` takes for `plan`.
 
     diffusers' `attention_head_dim` counts heads, and its transformer depth of a stage without attention is unused.
     """
-    config = {
-        "sample_size": latent_size,
-        "in_channels": LATENT_CHANNELS,
-        "out_channels": LATENT_CHANNELS,
+    down_depths = [max(1, depth) for depth in plan.transformer_depths]
+    down_depths[-1] = max(down_depths[-1], plan.mid_depth or 0)
+    config: dict[str, Any] = {
+        "sample_size": sample_size,
+        "in_channels": plan.sample_channels,
+        "out_channels": plan.sample_channels,
         "block_out_channels": plan.channels,
         "layers_per_block": plan.layers_per_block,
-        "transformer_layers_per_block": [max(1, depth) for depth in plan.transformer_depths],
+        "transformer_layers_per_block": down_depths,
         "attention_head_dim": list(plan.heads),
-        "cross_attention_dim": plan.context_dim,
         "use_linear_projection": plan.linear_projection,
-        "down_block_types": [_block(depth, "Down") for depth in plan.transformer_depths],
-        "up_block_types": [_block(depth, "Up") for depth in reversed(plan.transformer_depths)],
-        "mid_block_type": "UNetMidBlock2DCrossAttn" if plan.mid_block else None,
+        "upcast_attention": plan.upcast_attention,
+        "down_block_types": [_block(depth > 0, "Down") for depth in plan.transformer_depths],
+        "up_block_types": [_block(any(depths), "Up") for depths in up_depths(plan)],
+        "mid_block_type": _mid_block(plan.mid_depth),
     }
+    if plan.up_transformer_depths is not None:
+        config["reverse_transformer_layers_per_block"] = [[max(1, d) for d in depths] for depths in up_depths(plan)]
+    if plan.context_dim is not None:
+        config["cross_attention_dim"] = plan.context_dim
+    if plan.class_labels is not None:
+        config["num_class_embeds"] = plan.class_labels
     if plan.pooled_dim is not None:
         config |= {
             "addition_embed_type": "text_time",
@@ -40,5 +48,17 @@ def unet_config(plan: UNetPlan, latent_size: int | None = None) -> dict:
     return config
 
 
-def _block(depth: int, direction: str) -> str:
-    return f"CrossAttn{direction}Block2D" if depth else f"{direction}Block2D"
+def up_depths(plan: UNetPlan) -> tuple[tuple[int, ...], ...]:
+    """Transformer layers of each block of the up path, the lowest resolution first."""
+    blocks = plan.layers_per_block + 1
+    return plan.up_transformer_depths or tuple((depth,) * blocks for depth in reversed(plan.transformer_depths))
+
+
+def _block(attention: bool, direction: str) -> str:
+    return f"CrossAttn{direction}Block2D" if attention else f"{direction}Block2D"
+
+
+def _mid_block(depth: int | None) -> str | None:
+    if depth is None:
+        return None
+    return "UNetMidBlock2DCrossAttn" if depth else "UNetMidBlock2D"

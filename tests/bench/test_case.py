@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from bench import profiles
 from bench.case import DTYPES, MEASUREMENT, Case, case_key, grid, resume_key
-from bench.commands.sweep import only_what_fits
+from bench.commands.sweep import only_what_fits, remark_fixed_steps
 from bench.sweeps import SWEEPS, choose
 from koala.errors import KoalaError, UnknownName
 from koala.harness import environment
@@ -35,16 +36,70 @@ def test_a_grid_takes_the_models_own_resolution_and_steps_where_none_are_given()
     assert (case.resolution, case.steps) == (spec.resolution, spec.recipe.steps)
 
 
+def test_profiles_follow_each_other_and_stock_diffusers_has_no_single_step():
+    cases = grid(
+        ["sdxl"], ["unet", "pipeline"], [], [1], ["fp16"], [], "cuda", ["diffusers-eager", "eager", "tiny-vae"]
+    )
+    assert [(case.target, case.profile) for case in cases] == [
+        ("unet", "eager"),
+        ("unet", "tiny-vae"),
+        ("pipeline", "diffusers-eager"),
+        ("pipeline", "eager"),
+        ("pipeline", "tiny-vae"),
+    ]
+    with pytest.raises(KoalaError, match="no target unet"):
+        replace(CASE, target="unet", steps=None, profile="diffusers-eager")
+
+
+def test_profiles_joined_in_any_order_are_one_case():
+    cases = grid(
+        ["sdxl"], ["pipeline"], [], [1], ["fp16"], [], "cuda", ["compiled+tiny-vae", "tiny-vae+compiled", "eager"]
+    )
+    assert [case.profile for case in cases] == ["tiny-vae+compiled", "eager"]
+
+
+def test_stock_diffusers_goes_with_no_other_profile():
+    with pytest.raises(KoalaError, match="goes together with no other profile"):
+        replace(CASE, profile="diffusers-eager+tiny-vae")
+
+
+def test_a_model_with_fixed_timesteps_keeps_its_own_steps():
+    cases = grid(["dmd2-sdxl-4step", "sdxl"], ["pipeline"], [], [1], ["fp16"], [2, 8], "cuda")
+    assert [(case.model, case.steps) for case in cases] == [("dmd2-sdxl-4step", 4), ("sdxl", 2), ("sdxl", 8)]
+    with pytest.raises(KoalaError, match="trained for the timesteps 999, 749, 499, 249"):
+        replace(CASE, model="dmd2-sdxl-4step", steps=2)
+
+
+@pytest.mark.parametrize(
+    ("model", "steps", "words"),
+    [
+        ("dmd2-sdxl-4step", (8,), "dmd2-sdxl-4step is trained for the timesteps 999, 749, 499, 249: it keeps its own"),
+        ("dmd2-sdxl-4step", (4,), ""),
+        ("sdxl", (8,), ""),
+    ],
+)
+def test_a_sweep_in_other_steps_says_which_models_keep_their_own(model, steps, words):
+    console = Console(file=io.StringIO(), width=200)
+    remark_fixed_steps(replace(choose("paper", 1), models=(model,), steps=steps), console)
+    assert console.file.getvalue().startswith(words)
+    assert bool(console.file.getvalue()) == bool(words)
+
+
+def test_a_label_names_the_profile_only_where_there_is_one():
+    assert CASE.label == "sdxl pipeline 1024px fp16 25 steps"
+    assert replace(CASE, profile="tiny-vae").label == "sdxl pipeline 1024px fp16 25 steps tiny-vae"
+
+
 def test_a_published_name_and_ours_are_one_case():
     assert len(grid(["sdxl", "sdxl-base-1.0"], ["unet"], [512], [1], ["fp32"], [], "cpu")) == 1
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("model", "sdxll"), ("target", "vae"), ("dtype", "fp8")],
+    [("model", "sdxll"), ("target", "vae"), ("dtype", "fp8"), ("profile", "compile"), ("profile", "tiny-vae+fast")],
 )
 def test_an_unknown_name_is_answered_with_the_known_ones(field, value):
-    with pytest.raises(UnknownName, match=f"{value!r}.*known"):
+    with pytest.raises(UnknownName, match=f"{value.split('+')[-1]!r}.*known"):
         replace(CASE, **{field: value})
 
 
@@ -77,6 +132,7 @@ def test_device_driver_and_versions_change_the_resume_key(field):
         {"batch_size": 2},
         {"dtype": "bf16"},
         {"steps": 4},
+        {"profile": "compiled"},
     ],
 )
 def test_every_field_of_a_case_changes_the_resume_key(changes):
@@ -101,8 +157,10 @@ def test_another_way_of_measuring_is_measured_again():
 def test_every_named_sweep_expands_to_cases_of_the_zoo(name, gpus):
     sweep = choose(name, gpus)
     dtypes = [d for d in sweep.dtypes if d != "auto"] or ["fp32"]
-    cases = grid(sweep.models, sweep.targets, sweep.resolutions, sweep.batch_sizes, dtypes, sweep.steps, sweep.device)
+    axes = (sweep.models, sweep.targets, sweep.resolutions, sweep.batch_sizes, dtypes, sweep.steps, sweep.device)
+    cases = grid(*axes, sweep.profiles)
     assert cases
+    assert {case.profile for case in cases} == {profiles.get(name).name for name in sweep.profiles}
     assert sweep.name == name
     assert sweep.summary
 
@@ -113,8 +171,20 @@ def test_auto_measures_steps_on_a_cpu_and_images_too_on_a_gpu():
 
 
 def test_an_unknown_sweep_is_answered_with_the_known_ones():
-    with pytest.raises(UnknownName, match="auto, cpu, paper, smoke"):
+    with pytest.raises(UnknownName, match="auto, cpu, paper, profiles, resolutions, smoke"):
         choose("papers", 0)
+
+
+def test_the_paper_sweep_draws_each_model_at_its_own_resolution_beside_stock_diffusers():
+    sweep = choose("paper", 1)
+    axes = (sweep.models, sweep.targets, sweep.resolutions, sweep.batch_sizes, sweep.dtypes, sweep.steps, sweep.device)
+    cases = grid(*axes, sweep.profiles)
+    native = {(case.model, case.resolution, case.steps, case.profile) for case in cases if case.target == "pipeline"}
+    for model, resolution, steps in (("koala-turbo-1b", 512, 10), ("sdm-v2.0", 768, 25), ("sdxl-turbo", 512, 1)):
+        assert {(model, resolution, steps, "eager"), (model, resolution, steps, "diffusers-eager")} <= native
+    assert all(case.resolution == zoo.get(case.model).resolution for case in cases)
+    assert [case.target for case in cases] == sorted(case.target for case in cases)
+    assert {case.model for case in cases[:6]} == {"koala-lightning-700m", "koala-turbo-700m", "sdxl"}
 
 
 def test_the_paper_sweep_says_what_is_missing_on_a_machine_without_a_gpu():

@@ -17,6 +17,7 @@ from koala.harness import records
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ["sweep", "smoke", "--resolutions", "64", "--repeats", "2", "--budget", "0"]
+OURS = [*SMOKE, "--profiles", "eager"]
 
 
 def bench(*args, cwd, **more):
@@ -65,9 +66,9 @@ def swept(tmp_path_factory):
 def test_a_sweep_prints_one_table_and_writes_rows_csv_and_markdown(swept):
     folder, done = swept
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("| tiny-sdxl") == 2
+    assert done.stdout.count("| tiny-sdxl") == 3
     assert "Weights are random" in done.stdout
-    assert "[4/4]" in done.stderr
+    assert "[6/6]" in done.stderr
     assert sorted(p.name for p in (folder / "runs/bench").iterdir()) == ["rows.csv", "rows.jsonl", "rows.md"]
 
 
@@ -75,16 +76,16 @@ def test_starting_again_measures_nothing_and_prints_the_same_table(swept):
     folder, first = swept
     again = bench(*SMOKE, cwd=folder)
     assert again.returncode == 0
-    assert "4 of 4 cases are measured already" in again.stderr
+    assert "6 of 6 cases are measured already" in again.stderr
     assert again.stdout == first.stdout
-    assert len(statuses(folder / "runs/bench/rows.jsonl")) == 4
+    assert len(statuses(folder / "runs/bench/rows.jsonl")) == 6
 
 
 def test_a_wider_sweep_measures_only_what_is_missing(swept):
     folder, _ = swept
     wider = bench(*SMOKE, "--batch-sizes", "1,2", "--targets", "unet", cwd=folder)
     assert "2 of 4 cases are measured already" in wider.stderr
-    assert len(statuses(folder / "runs/bench/rows.jsonl")) == 6
+    assert len(statuses(folder / "runs/bench/rows.jsonl")) == 8
 
 
 def test_fresh_keeps_the_old_rows_under_another_name(swept, tmp_path):
@@ -100,17 +101,17 @@ def test_fresh_keeps_the_old_rows_under_another_name(swept, tmp_path):
 
 
 def test_a_dry_run_lists_cases_with_rough_memory_and_time_and_measures_nothing(tmp_path):
-    done = bench(*SMOKE, "--dry-run", cwd=tmp_path)
+    done = bench(*SMOKE, "--models", "tiny-sdm-v1.4", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("| to do") == 4
+    assert done.stdout.count("| to do") == 3
     assert "about [GiB]" in done.stdout
-    assert "4 cases, 0 measured already" in done.stdout
+    assert "3 cases, 0 measured already" in done.stdout
     assert not list(tmp_path.iterdir())
 
 
 def test_ctrl_c_says_that_the_sweep_can_go_on_and_it_does(tmp_path):
     out = tmp_path / "rows.jsonl"
-    process = started(*SMOKE, "--out", out, cwd=tmp_path)
+    process = started(*OURS, "--out", out, cwd=tmp_path)
     wait_for_rows(out, 1)
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
@@ -119,7 +120,7 @@ def test_ctrl_c_says_that_the_sweep_can_go_on_and_it_does(tmp_path):
     assert "Traceback" not in stderr
     kept = len(statuses(out))
     assert 1 <= kept < 4
-    again = bench(*SMOKE, "--out", out, cwd=tmp_path)
+    again = bench(*OURS, "--out", out, cwd=tmp_path)
     assert again.returncode == 0
     assert f"{kept} of 4 cases are measured already" in again.stderr
     assert statuses(out) == ["ok"] * 4
@@ -128,7 +129,7 @@ def test_ctrl_c_says_that_the_sweep_can_go_on_and_it_does(tmp_path):
 def test_sigkill_at_random_moments_loses_no_row_and_doubles_none(tmp_path):
     out = tmp_path / "rows.jsonl"
     for seed in range(2):
-        process = started(*SMOKE, "--out", out, cwd=tmp_path)
+        process = started(*OURS, "--out", out, cwd=tmp_path)
         before = len(statuses(out))
         if before < 4:
             wait_for_rows(out, before + 1)
@@ -136,7 +137,7 @@ def test_sigkill_at_random_moments_loses_no_row_and_doubles_none(tmp_path):
         process.kill()
         process.communicate(timeout=30)
         assert len(statuses(out)) >= min(before + 1, 4)
-    done = bench(*SMOKE, "--out", out, cwd=tmp_path)
+    done = bench(*OURS, "--out", out, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     cases = [json.dumps(row["case"], sort_keys=True) for row in records.read([out]).rows]
     assert len(cases) == len(set(cases)) == 4
@@ -150,8 +151,8 @@ def test_a_torn_last_line_is_reported_and_its_case_measured_again(swept, tmp_pat
     done = bench(*SMOKE, "--out", out, cwd=tmp_path)
     assert done.returncode == 0
     assert "line 5: not a whole row, skipped" in done.stderr
-    assert "3 of 4 cases are measured already" in done.stderr
-    assert statuses(out) == ["ok"] * 4
+    assert "3 of 6 cases are measured already" in done.stderr
+    assert statuses(out) == ["ok"] * 6
 
 
 @pytest.mark.parametrize(
@@ -159,6 +160,9 @@ def test_a_torn_last_line_is_reported_and_its_case_measured_again(swept, tmp_pat
     [
         (["sweep", "papers"], "unknown sweep 'papers' (did you mean 'paper'?)"),
         (["sweep", "--models", "koala-70m"], "did you mean 'koala-700m'"),
+        (["sweep", "smoke", "--profiles", "compile"], "did you mean 'compiled'"),
+        (["sweep", "smoke", "--profiles", "int8+fp8"], "do not go together"),
+        (["sweep", "smoke", "--profiles", "diffusers-eager", "--targets", "unet"], "add --targets pipeline"),
         (["sweep", "smoke", "--resolutions", "100"], "multiples of 8"),
         (["sweep", "smoke", "--resolutions", "big"], "cannot read 'big'"),
         (["sweep", "smoke", "--repeats", "0"], "--repeats must be at least 1"),
@@ -178,6 +182,20 @@ def test_a_users_mistake_is_one_clear_line_and_exit_code_2(args, words, tmp_path
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_a_profile_that_cannot_work_here_is_an_answer_and_asked_for_once(tmp_path):
+    small = ["sweep", "smoke", "--device", "cpu", "--models", "tiny-koala-700m", "--targets", "pipeline", "--repeats"]
+    args = [*small, "2", "--resolutions", "64", "--budget", "0", "--profiles", "eager,diffusers-eager,tiny-vae,fp8"]
+    done = bench(*args, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert statuses(tmp_path / "runs/bench/rows.jsonl") == ["ok", "ok", "ok", "unsupported"]
+    assert "not possible: the profile fp8 cannot work here" in done.stderr
+    assert "not possible |" in done.stdout
+    assert "- tiny-koala-700m pipeline: the profile fp8 cannot work here: fp8 matrix products need" in done.stdout
+    again = bench(*args, cwd=tmp_path)
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+    assert "4 of 4 cases are measured already" in again.stderr
 
 
 def test_a_failed_case_makes_exit_code_1(tmp_path):

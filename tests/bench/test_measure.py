@@ -37,8 +37,8 @@ class ScriptedClock:
 class Diary:
     """A workload that writes down what is done to it, and whether the clock was running."""
 
-    def __init__(self, clock, num_steps=0):
-        self.clock, self.num_steps, self.lines, self.timed = clock, num_steps, [], []
+    def __init__(self, clock, num_steps=0, stages=()):
+        self.clock, self.num_steps, self.stages, self.lines, self.timed = clock, num_steps, stages, [], []
 
     def note(self, line):
         self.lines.append(line)
@@ -56,10 +56,15 @@ class Diary:
         run = self.lines.count("run")
         return [float(10 * run + step) for step in range(self.num_steps)]
 
+    def stage_seconds(self, clock):
+        assert clock is self.clock
+        self.note("stages")
+        return {stage: float(self.lines.count("run")) for stage in self.stages}
 
-def measured(times, rule, num_steps=0, **options):
+
+def measured(times, rule, num_steps=0, stages=(), **options):
     clock = ScriptedClock(times)
-    diary = Diary(clock, num_steps)
+    diary = Diary(clock, num_steps, stages)
     return repeat(diary, clock, rule, **options), diary
 
 
@@ -80,7 +85,7 @@ def test_warm_up_runs_are_kept_apart_and_never_measured(warmup):
 
 def test_every_run_is_prepared_first_and_only_the_run_is_timed():
     _, diary = measured(forever(1.0), Rule(warmup=2))
-    assert diary.lines == ["prepare", "run"] * 2 + ["prepare", "run", "steps"] * 6
+    assert diary.lines == ["prepare", "run"] * 2 + ["prepare", "run", "stages", "steps"] * 6
     assert {line for line, timed in zip(diary.lines, diary.timed, strict=True) if timed} == {"run"}
     assert [timed for line, timed in zip(diary.lines, diary.timed, strict=True) if line == "run"] == [True] * 8
 
@@ -88,6 +93,19 @@ def test_every_run_is_prepared_first_and_only_the_run_is_timed():
 def test_steps_are_kept_one_list_a_sample_and_those_of_warm_up_are_not():
     samples, _ = measured(forever(1.0), Rule(warmup=1), num_steps=2)
     assert samples.steps == [[10.0 * run, 10.0 * run + 1] for run in range(2, 8)]
+
+
+def test_stages_stand_beside_the_total_one_value_a_sample():
+    heard = []
+    samples, _ = measured(
+        forever(1.0),
+        Rule(warmup=1),
+        stages=("encode", "decode"),
+        on_sample=lambda stage, timing: heard.append(timing.get("decode")),
+    )
+    assert samples.seconds["encode"] == samples.seconds["decode"] == [2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    assert samples.total == [1.0] * 6
+    assert heard == [None, *samples.seconds["decode"]]
 
 
 def test_a_workload_without_steps_keeps_none():
@@ -174,6 +192,9 @@ def test_the_real_clock_times_a_workload_and_not_its_preparation():
 
         def step_seconds(self, clock):
             return []
+
+        def stage_seconds(self, clock):
+            return {}
 
     samples = repeat(Sleeper(), CpuClock(), Rule(warmup=1, repeats=3, budget_s=0.0))
     assert 0.01 <= min(samples.total) < 0.05

@@ -1,8 +1,8 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
-from bench import sweep
+from bench import estimate, sweep
 from bench.case import Case, grid
 from bench.measure import Rule
 from koala.harness import environment, records
@@ -114,13 +114,66 @@ def test_the_kernels_out_of_memory_killer_makes_an_oom_row(server, tmp_path, mon
     assert (row["status"], row["samples_s"]["total"]) == ("oom", [1.5, 1.25])
 
 
-def test_a_pipeline_of_n_steps_has_n_step_times_in_every_sample(server, tmp_path):
+@pytest.mark.parametrize("profile", ["eager", "tiny-vae", "diffusers-eager"])
+def test_a_pipeline_row_has_its_steps_and_stages_in_every_sample(server, tmp_path, profile):
     for steps in (1, 3):
-        case = Case("tiny-koala-700m", "pipeline", 64, 2, "fp32", steps, "cpu")
+        case = Case("tiny-koala-700m", "pipeline", 64, 2, "fp32", steps, "cpu", profile=profile)
         (row,) = run([case], tmp_path / "r.jsonl", server)
-        assert [len(sample) for sample in row["samples_s"]["step"]] == [steps] * 2
-        for sample, total in zip(row["samples_s"]["step"], row["samples_s"]["total"], strict=True):
-            assert 0 < sum(sample) < total
+        assert row["status"] == "ok", row
+        samples = row["samples_s"]
+        assert [len(sample) for sample in samples["step"]] == [steps] * 2
+        stages = zip(samples["encode"], samples["denoise"], samples["decode"], samples["total"], strict=True)
+        for (encode, denoise, decode, total), sample in zip(stages, samples["step"], strict=True):
+            assert encode + denoise + decode == pytest.approx(total, rel=0.03)
+            assert 0 < sum(sample) <= denoise * 1.0001
+        assert (row["unet_calls"], row["decode_dtype"]) == (2 * steps, "fp32")
+
+
+def test_a_profile_that_cannot_work_here_is_a_finished_row_with_the_reason(server, tmp_path):
+    case = replace(CASES[0], profile="fp8")
+    (row,) = run([case], tmp_path / "r.jsonl", server)
+    assert (row["status"], row["reason"][:34]) == ("unsupported", "the profile fp8 cannot work here: ")
+    assert "samples_s" not in row
+    known = records.read([tmp_path / "r.jsonl"])
+    assert list(sweep.finished_rows(known, [case], environment.collect("cpu"))) == [case]
+
+
+def test_a_profile_changes_what_is_loaded(server, tmp_path):
+    cases = [
+        Case("tiny-koala-700m", "pipeline", 64, 1, "fp32", 1, "cpu", profile=profile)
+        for profile in ("eager", "tiny-vae")
+    ]
+    eager, tiny = run(cases, tmp_path / "r.jsonl", server)
+    assert eager["params"] != tiny["params"]
+
+
+def test_rows_of_the_first_schema_answer_only_for_diffusers_own_pipeline(tmp_path):
+    here = environment.collect("cpu")
+    pipeline = Case("sdxl", "pipeline", 1024, 1, "fp16", 25, "cpu")
+    step = replace(pipeline, target="unet", steps=None)
+    with records.Store(tmp_path / "r.jsonl") as file:
+        file.append(here)
+        for case in (pipeline, step):
+            fields = {name: value for name, value in asdict(case).items() if name != "profile"}
+            row = {"schema": 1, "kind": "bench", "measurement": 1, "case": fields, "status": "ok"}
+            file.append(row | {"environment": here["id"]})
+    stock = replace(pipeline, profile="diffusers-eager")
+    known = records.read([tmp_path / "r.jsonl"])
+    assert list(sweep.finished_rows(known, [pipeline, stock, step], here)) == [stock, step]
+
+
+def test_a_pipeline_is_estimated_by_the_timesteps_that_its_scheduler_takes(server):
+    cases = [
+        Case("tiny-sdm-v1.4", "pipeline", 64, 1, "fp32", 25, "cpu"),  # PNDM takes one more than its steps
+        Case("tiny-sdm-v1.4", "unet", 64, 1, "fp32", None, "cpu"),
+        Case("tiny-dmd2-sdxl-4step", "pipeline", 64, 1, "fp32", 4, "cpu"),
+        Case("tiny-sdxl-turbo", "pipeline", 64, 1, "fp32", 1, "cpu"),
+    ]
+    costs = estimate.count_costs(server, cases)
+    assert [costs[case]["timesteps"] for case in cases] == [26, 1, 4, 1]
+    rule = Rule(warmup=0, repeats=1, budget_s=0.0)
+    seconds = [estimate.estimate(case, costs[case], rate=1.0, rule=rule).seconds for case in cases[:2]]
+    assert seconds[0] == pytest.approx(26 * seconds[1], rel=1e-3)
 
 
 def test_samples_are_taken_until_the_median_is_known_or_the_budget_is_spent(server, tmp_path):

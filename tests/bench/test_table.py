@@ -1,61 +1,14 @@
 import json
+import re
 from dataclasses import asdict, replace
-from pathlib import Path
 
-import pandas as pd
 import pytest
+from bench_rows import GPU, PIPELINE, SDXL, SIX, frame_of, row, store
 
-from bench.case import MEASUREMENT, Case
-from bench.report.publish import publish
-from bench.report.published import comparison, read_published
 from bench.report.pytest_json import read_any
 from bench.report.table import latest_rows, render_markdown, to_frame
 from koala.errors import KoalaError
 from koala.harness import records
-
-ROOT = Path(__file__).parents[2]
-REFERENCE = ROOT / "results/reference/koala_published_latency.csv"
-GPU = {
-    "kind": "environment",
-    "id": "gpu",
-    "device_kind": "cuda",
-    "device_name": "NVIDIA <b>H200</b>|",
-    "driver": "580",
-    "torch": "2.15.0",
-    "diffusers": "0.42.1",
-}
-SDXL = Case("sdxl", "unet", 1024, 1, "fp16", None, "cuda")
-
-
-def row(case, total=None, status="ok", **more):
-    samples = {"samples_s": {"total": total, "device": total}} if total else {}
-    return {
-        "schema": 1,
-        "kind": "bench",
-        "measurement": MEASUREMENT,
-        "case": asdict(case),
-        "status": status,
-        "environment": "gpu",
-        "memory_bytes": {"weights": 2**30, "peak_reserved": 3 * 2**30},
-        **samples,
-        **more,
-    }
-
-
-def store(path, *rows, environment=GPU):
-    with records.Store(path) as file:
-        file.append(environment)
-        for line in rows:
-            file.append(line)
-    return path
-
-
-def frame_of(path):
-    known = records.read([path])
-    return to_frame(latest_rows(known), known)
-
-
-SIX = [0.11, 0.1, 0.12, 0.13, 0.09, 0.1]
 
 
 def test_latency_is_the_median_with_its_interval_and_nothing_is_rounded(tmp_path):
@@ -104,14 +57,6 @@ def test_the_latest_row_of_a_case_wins(tmp_path):
     assert frame_of(path)["status"].tolist() == ["ok"]
 
 
-def test_publishing_an_old_file_does_not_replace_newer_rows(tmp_path):
-    old = store(tmp_path / "old.jsonl", row(SDXL, [9.0] * 6, started_at="2026-01-01T00:00:00+00:00"))
-    new = store(tmp_path / "new.jsonl", row(SDXL, SIX, started_at="2026-02-01T00:00:00+00:00"))
-    for path in (new, old):
-        (folder,) = publish([path], tmp_path / "results")
-    assert [r["samples_s"]["total"] for r in records.read([folder / "rows.jsonl"]).rows] == [SIX]
-
-
 def test_rows_of_another_kind_are_left_alone(tmp_path):
     path = store(tmp_path / "r.jsonl", {"kind": "eval", "metric": "fid"}, row(SDXL, SIX))
     assert frame_of(path)["model"].tolist() == ["sdxl"]
@@ -133,6 +78,76 @@ def test_steps_of_a_pipeline_have_their_own_median(tmp_path):
     assert frame_of(store(tmp_path / "r.jsonl", line))["step_s"].tolist() == [0.3]
 
 
+def test_stages_of_a_pipeline_have_their_own_medians_and_columns(tmp_path):
+    line = row(PIPELINE, unet_calls=50, decode_dtype="fp32")
+    stages = {"encode": [0.1, 0.1, 0.2], "denoise": [0.8, 0.9, 0.7], "decode": [0.05, 0.06, 0.07]}
+    line["samples_s"] = {"total": [1.0, 1.1, 1.2], **stages}
+    frame = frame_of(store(tmp_path / "r.jsonl", line))
+    assert frame[["encode_s", "denoise_s", "decode_s"]].iloc[0].tolist() == [0.1, 0.8, 0.06]
+    assert frame[["unet_calls", "decode_dtype"]].iloc[0].tolist() == [50, "fp32"]
+    assert "| denoise [s] |" in re.sub(" +", " ", render_markdown(frame))
+    assert "denoise [s]" not in render_markdown(frame_of(store(tmp_path / "unet.jsonl", row(SDXL, SIX))))
+
+
+def test_the_profile_is_shown_where_there_is_another_than_eager(tmp_path):
+    plain = store(tmp_path / "a.jsonl", row(PIPELINE, SIX))
+    assert "| profile" not in render_markdown(frame_of(plain))
+    tiny = store(tmp_path / "b.jsonl", row(replace(PIPELINE, profile="tiny-vae"), SIX))
+    assert "| tiny-vae" in render_markdown(frame_of(tiny))
+
+
+def test_a_pipeline_stands_beside_stock_diffusers_in_the_same_case(tmp_path):
+    stock = replace(PIPELINE, profile="diffusers-eager")
+    path = store(
+        tmp_path / "r.jsonl",
+        row(PIPELINE, [2.0] * 6),
+        row(stock, [3.0] * 6),
+        row(replace(PIPELINE, profile="compiled"), [1.0] * 6),
+        row(replace(PIPELINE, steps=10), [1.0] * 6),
+        row(SDXL, [0.1] * 6),
+    )
+    frame = frame_of(path).set_index(["target", "profile", "steps"])["speedup_vs_diffusers"]
+    pipelines = frame["pipeline"]
+    assert pipelines[[("eager", 25), ("compiled", 25)]].tolist() == [1.5, 3.0]
+    assert pipelines.isna().sum() == 2
+    assert frame["unet"].isna().all()
+
+
+def test_models_in_their_own_steps_are_held_against_sdxl_in_its_own_under_the_same_profile(tmp_path):
+    lightning = replace(PIPELINE, model="koala-lightning-700m", steps=10)
+    path = store(
+        tmp_path / "r.jsonl",
+        row(PIPELINE, [3.0] * 6),
+        row(replace(PIPELINE, steps=4), [0.5] * 6),
+        row(lightning, [0.6] * 6),
+        row(replace(lightning, steps=4), [0.25] * 6),
+        row(replace(lightning, steps=7), [0.25] * 6),
+        row(replace(lightning, profile="tiny-vae"), [0.1] * 6),
+        row(replace(lightning, resolution=512), [0.1] * 6),
+    )
+    frame = frame_of(path)
+    ours = frame[frame["model"] == "koala-lightning-700m"]
+    speedups = ours.set_index(["steps", "profile", "resolution"])["speedup_vs_sdxl"]
+    assert speedups[10, "eager", 1024] == pytest.approx(5.0)
+    assert speedups[4, "eager", 1024] == pytest.approx(2.0)
+    assert speedups.isna().sum() == 3
+
+
+def test_a_row_of_a_model_that_another_version_knew_is_still_shown(tmp_path):
+    line = row(PIPELINE, SIX)
+    line["case"] |= {"model": "sdxl-of-the-future"}
+    frame = frame_of(store(tmp_path / "r.jsonl", line, row(PIPELINE, SIX)))
+    assert frame.set_index("model")["speedup_vs_sdxl"].to_dict() == {"sdxl": 1.0, "sdxl-of-the-future": 1.0}
+
+
+def test_what_is_not_possible_says_why_below_the_table_once(tmp_path):
+    reason = {"status": "unsupported", "reason": "the profile fp8 cannot work here: too old"}
+    cases = [replace(PIPELINE, profile="fp8", resolution=resolution) for resolution in (512, 1024)]
+    text = render_markdown(frame_of(store(tmp_path / "r.jsonl", *(row(case, **reason) for case in cases))))
+    assert text.count("not possible") == 2
+    assert text.count("sdxl pipeline: the profile fp8 cannot work here: too old") == 1
+
+
 def test_a_device_name_from_outside_stays_text_in_markdown(tmp_path):
     text = render_markdown(frame_of(store(tmp_path / "r.jsonl", row(SDXL, SIX))))
     assert "<b>" not in text
@@ -142,31 +157,9 @@ def test_an_empty_store_says_what_to_do(tmp_path):
     assert "python -m bench sweep" in render_markdown(frame_of(store(tmp_path / "r.jsonl")))
 
 
-def test_publishing_keeps_finished_rows_and_merges_with_what_was_published(tmp_path):
-    koala = replace(SDXL, model="koala-700m")
-    first = store(tmp_path / "a.jsonl", row(SDXL, [9.0] * 6), row(koala, status="failed", reason="x"))
-    second = store(tmp_path / "b.jsonl", row(SDXL, SIX), row(koala, status="oom", reason="no memory"))
-    for path in (first, second):
-        publish([path], tmp_path / "results")
-    folder = tmp_path / "results" / "nvidia-b-h200-b"
-    assert sorted(p.name for p in folder.iterdir()) == ["bench.csv", "bench.md", "rows.jsonl"]
-    table = pd.read_csv(folder / "bench.csv").set_index("model")
-    assert table.loc["sdxl", "latency_s"] == pytest.approx(0.105)
-    assert table.loc["koala-700m", "status"] == "oom"
-    published = records.read([folder / "rows.jsonl"])
-    assert len(published.rows) == 2
-    assert [r["samples_s"]["total"] for r in published.rows if r["status"] == "ok"] == [SIX]
-
-
-def test_a_row_without_its_environment_is_not_published(tmp_path):
-    path = tmp_path / "r.jsonl"
-    path.write_text(json.dumps(row(SDXL, SIX)) + "\n")
-    with pytest.raises(KoalaError, match="environment that its file does not hold"):
-        publish([path], tmp_path / "results")
-
-
 def test_a_pytest_benchmark_file_is_read_as_rows(tmp_path):
     extra = {
+        "schema": records.SCHEMA,
         "case": asdict(SDXL),
         "environment": GPU,
         "memory_bytes": {"weights": 1},
@@ -187,62 +180,17 @@ def test_a_pytest_benchmark_file_is_read_as_rows(tmp_path):
     assert known.problems == [f"{path}: test_foreign is not one of ours or holds no samples, skipped"]
 
 
+def test_a_pytest_benchmark_file_of_the_first_schema_held_diffusers_own_pipeline(tmp_path):
+    case = {name: value for name, value in asdict(PIPELINE).items() if name != "profile"}
+    extra = {"case": case, "environment": GPU, "memory_bytes": {}, "params": 1, "threads": 2}
+    path = tmp_path / "0001.json"
+    path.write_text(json.dumps({"benchmarks": [{"name": "a", "extra_info": extra, "stats": {"data": SIX}}]}))
+    assert [row["case"]["profile"] for row in read_any([path]).rows] == ["diffusers-eager"]
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", "not json"])
 def test_another_json_file_is_an_error_that_names_it(text, tmp_path):
     path = tmp_path / "other.json"
     path.write_text(text)
     with pytest.raises(KoalaError, match=r"other\.json is not a JSON file of pytest-benchmark"):
         read_any([path])
-
-
-def test_published_cells_stand_beside_measured_ones_and_are_marked(tmp_path):
-    pipeline = replace(SDXL, target="pipeline", steps=25)
-    path = store(tmp_path / "r.jsonl", row(pipeline, [3.0] * 6), row(SDXL, [0.1] * 6))
-    page = comparison(read_published(REFERENCE), [path])
-    lines = {line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("|")}
-    assert "9.65 \\| 10.4" in lines["sdxl-base-1.0"]
-    assert "3.00 \\| 3.00" in lines["sdxl-base-1.0"]
-    assert "2.50 (25 x step)" in lines["sdxl-base-1.0-unet"]
-    assert "RTX4090-24GB (published)" in lines["model"]
-    assert "OOM" in lines["ssd-1b"]
-
-
-def test_a_cell_that_nobody_measured_stays_empty(tmp_path):
-    other = replace(SDXL, target="pipeline", steps=10)
-    page = comparison(read_published(REFERENCE), [store(tmp_path / "r.jsonl", row(other, [3.0] * 6))])
-    assert "3.00" not in page
-
-
-def test_published_speed_ups_are_the_papers_numbers():
-    page = comparison(read_published(REFERENCE), [])
-    # 3.133 / 1.257 and 3.133 / 1.604 seconds on the KOALA model card
-    assert [line.split("|")[-2].strip() for line in page.splitlines() if "| koala-" in line and "RTX" in line][-2:] == [
-        "1.95",
-        "2.49",
-    ]
-
-
-def test_the_published_page_is_what_the_rows_say():
-    stores = sorted((ROOT / "results").glob("*/rows.jsonl"))
-    page = ROOT / "results/reference/README.md"
-    assert page.read_text() == comparison(read_published(REFERENCE), stores), "run `python -m bench publish`"
-
-
-@pytest.mark.parametrize("folder", sorted(p.parent for p in (ROOT / "results").glob("*/rows.jsonl")))
-def test_every_published_table_is_what_its_rows_say(folder):
-    frame = frame_of(folder / "rows.jsonl")
-    assert (folder / "bench.md").read_text() == render_markdown(frame), "run `python -m bench publish`"
-    assert len(frame) == len(records.read([folder / "rows.jsonl"]).rows)
-
-
-def test_a_reference_file_with_other_columns_is_an_error_that_names_it(tmp_path):
-    path = tmp_path / "published.csv"
-    path.write_text("a,b\n1,2\n")
-    with pytest.raises(KoalaError, match=r"published\.csv should have the columns"):
-        read_published(path)
-
-
-def test_every_published_gpu_has_its_alias():
-    from koala import aliases
-
-    assert set(read_published(REFERENCE)["gpu"]) == set(aliases.DEVICES)

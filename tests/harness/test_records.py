@@ -183,7 +183,7 @@ def test_a_path_that_cannot_be_written_is_an_error_that_names_it(tmp_path, path,
 
 def test_a_row_of_a_newer_schema_is_an_error_that_says_to_upgrade(path):
     append(path, row(1), row(2) | {"schema": SCHEMA + 1})
-    with pytest.raises(KoalaError, match=r"line 2: schema 2 is newer.*upgrade koala-bench"):
+    with pytest.raises(KoalaError, match=rf"line 2: schema {SCHEMA + 1} is newer.*upgrade koala-bench"):
         read([path])
 
 
@@ -200,3 +200,18 @@ def test_a_row_of_an_older_schema_is_read_as_one_of_today(path, monkeypatch):
     monkeypatch.setitem(records.UPGRADERS, 2, lambda old: old | {"n": old["n"] + 1})
     append(path, *(row(n) | {"schema": n} for n in (1, 2, 3)))
     assert numbers(read([path])) == [11, 3, 3]
+
+
+@pytest.mark.parametrize(("target", "profile"), [("unet", "eager"), ("pipeline", "diffusers-eager")])
+def test_a_bench_row_of_the_first_schema_ran_under_the_only_profile_there_was(path, target, profile):
+    append(path, {"kind": "bench", "schema": 1, "case": {"model": "sdxl", "target": target}})
+    (found,) = read([path]).rows
+    assert found == {"kind": "bench", "schema": 2, "case": {"model": "sdxl", "target": target, "profile": profile}}
+    append(path, found)
+    assert read([path]).rows == [found, found]
+
+
+@pytest.mark.parametrize("old", [{"kind": "eval", "case": {"target": "pipeline"}}, {"kind": "bench", "case": None}])
+def test_rows_without_a_bench_case_pass_through_the_first_upgrade(path, old):
+    append(path, old | {"schema": 1})
+    assert read([path]).rows == [old | {"schema": 2}]

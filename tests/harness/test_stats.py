@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from koala.harness.stats import Interval, median_interval, relative_reach
+from koala.harness.stats import Interval, median_interval, ratio_interval, relative_reach
 
 TIMINGS = st.lists(st.floats(1e-6, 1e6), max_size=40)
 SIX_OR_MORE = st.lists(st.floats(1e-6, 1e6), min_size=6, max_size=40)
@@ -92,3 +92,25 @@ def test_intervals_of_skewed_noise_cover_the_true_median_as_often_as_promised(n)
 )
 def test_the_reach_is_the_longer_side_of_the_interval_as_a_share_of_the_median(samples, reach):
     assert relative_reach(samples) == pytest.approx(reach)
+
+
+def test_the_interval_of_a_ratio_holds_the_true_one_as_often_as_it_says():
+    truth, draws = 0.9, np.random.default_rng(0)
+    inside = 0
+    for seed in range(100):
+        machine = draws.lognormal(0, 0.1, 20)  # what both sides of a pair suffer
+        ours, theirs = (machine * draws.lognormal(0, 0.02, 20) * scale for scale in (truth, 1.0))
+        interval = ratio_interval(ours.tolist(), theirs.tolist(), resamples=200, seed=seed)
+        inside += interval.low <= truth <= interval.high
+    assert 88 <= inside <= 100
+
+
+def test_pairs_that_suffer_together_give_a_tight_interval_of_their_ratio():
+    theirs = [1.0, 5.0, 2.0, 9.0, 3.0, 4.0]
+    interval = ratio_interval([0.5 * t for t in theirs], theirs)
+    assert (interval.low, interval.high) == (0.5, 0.5)
+
+
+def test_a_ratio_needs_its_samples_in_pairs():
+    with pytest.raises(ValueError, match="argument"):
+        ratio_interval([1.0, 2.0], [1.0])

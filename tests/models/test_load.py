@@ -1,14 +1,15 @@
 import pytest
 import torch
 
-from bench.workloads import diffusers_pipeline
 from koala.errors import UnknownName
 from koala.models import zoo
 from koala.models.cost import unet_inputs
-from koala.models.load import DTYPES, load, meta_networks
+from koala.models.load import DTYPES, load
+from koala.models.networks import meta_networks
+from koala.models.pipelines import diffusers_pipeline
 from koala.models.random_weights import materialise
 
-TWINS = [f"tiny-{name}" for name in zoo.names()]
+TWINS = list({zoo.get(name).unet: f"tiny-{name}" for name in zoo.names()}.values())  # one of each topology
 SMALLEST_NORMAL = {dtype: torch.finfo(dtype).smallest_normal for dtype in (torch.float32, torch.bfloat16)}
 
 
@@ -87,16 +88,24 @@ def test_the_seed_decides_the_weights():
 
 
 def test_positions_of_the_text_encoders_are_restored():
-    for encoder in load(zoo.get("tiny-sdxl"), "cpu", parts=("text",)).text_encoders:
+    for encoder in load(zoo.get("tiny-sdxl"), "cpu", parts=("text",)).conditioner.encoders:
         positions = dict(encoder.named_buffers())
         assert [b.tolist() for n, b in positions.items() if n.endswith("position_ids")] == [[list(range(77))]]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_weight_has_the_dtype_asked_for(dtype):
-    components = load(zoo.get("tiny-sdxl"), "cpu", dtype)
+@pytest.mark.parametrize("name", ["tiny-koala-1b", "tiny-sdm-v1.4"])
+def test_every_weight_has_the_dtype_asked_for(name, dtype):
+    components = load(zoo.get(name), "cpu", dtype)
     assert {p.dtype for network in components.networks for p in network.parameters()} == {DTYPES[dtype]}
-    assert len(components.networks) == 4
+    assert len(components.networks) == (4 if name == "tiny-koala-1b" else 3)
+
+
+def test_an_autoencoder_that_overflows_in_fp16_is_loaded_in_fp32_beside_fp16_networks():
+    components = load(zoo.get("tiny-sdxl"), "cpu", "fp16")
+    assert components.autoencoder.dtype == torch.float32
+    assert {p.dtype for p in components.unet.parameters()} == {torch.float16}
+    assert load(zoo.get("tiny-sdxl"), "cpu", "bf16").autoencoder.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("name", TWINS)
@@ -112,7 +121,6 @@ def test_the_components_of_every_twin_make_an_image_in_diffusers_own_pipeline(na
     ("wrong", "known"),
     [
         ({"dtype": "fp8"}, "bf16, fp16, fp32"),
-        ({"weights": "hub"}, "random"),
         ({"parts": ("vae",)}, "autoencoder, text"),
     ],
 )

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from koala.models import zoo
-from koala.models.load import load, meta_networks
+from koala.models.load import load
+from koala.models.networks import meta_networks
 
 ROUNDS = 9  # the first is dropped: a virtual machine maps its memory then
 

@@ -10,10 +10,10 @@ from bench.estimate import fast_dtype
 from bench.instruments.clock import clock_for
 from bench.isolate import ForkServer
 from bench.workloads import build_workload
-from koala.harness import environment
+from koala.harness import environment, records
 from koala.harness.memory import meter_for
 from koala.models import zoo
-from koala.models.load import count_params
+from koala.models.networks import count_params
 
 GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
 FULL_SIZE = ["koala-700m", "koala-1b", "sdxl"]
@@ -38,6 +38,7 @@ def measure(benchmark, case, rounds):
 
     benchmark.pedantic(timed, setup=workload.prepare, rounds=rounds, warmup_rounds=1)
     benchmark.extra_info |= {
+        "schema": records.SCHEMA,
         "case": asdict(case),
         "environment": environment.collect(case.device),
         "memory_bytes": {"weights": components.weight_bytes, **meter.read()},

@@ -1,0 +1,165 @@
+"""`python -m koala sample`."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from koala.errors import KoalaError
+from koala.harness import environment
+from koala.harness.cli import stderr_console
+from koala.harness.nvml import Nvml
+from koala.models import zoo
+from koala.models.spec import ModelSpec, Recipe
+from koala.sampling import profiles
+
+DEFAULT_FOLDER = Path("runs/samples")
+EXAMPLES = (
+    'python -m koala sample koala-lightning-700m "a photo of a red apple" --seed 7 --n 4',
+    "python -m koala sample koala-700m --prompts prompts.txt --profile low-vram --out runs/samples/prompts",
+    'python -m koala sample tiny-koala-700m "noise, to try it out without any download" --steps 2',
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Draw images into a folder: PNGs that say how they were made, a manifest and a contact sheet.
+
+    The paths of new images go to stdout. The same command again draws only what is missing; an image that was drawn
+    with other settings is never replaced.
+    """
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """Model of the zoo (`python -m koala models`)."""
+    prompt: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[PROMPT...]")] = ()
+    """What to draw."""
+    prompts: Path | None = None
+    """File of more prompts, one a line, UTF-8."""
+    seed: int = 0
+    """Seed of the first image of each prompt; the others follow it."""
+    n: int = 1
+    """Images per prompt."""
+    out: Path | None = None
+    """Folder of the images; default: runs/samples/MODEL."""
+    weights: str = ""
+    """hub, random, a diffusers folder or a checkpoint file; default: hub, or random where none are released."""
+    profile: str = profiles.EAGER.name
+    """Speed and memory profile (`python -m koala profiles`), or several joined by +."""
+    steps: int | None = None
+    """Denoising steps; default, as for the next three: the model's recipe."""
+    guidance: float | None = None
+    """Classifier-free guidance scale; up to 1 there is none."""
+    scheduler: str = ""
+    """ddim, dpm++, euler, euler-ancestral, lcm or pndm."""
+    negative: str = "default"
+    """Negative prompt; none: without one."""
+    resolution: int | None = None
+    """Side of a square image in pixels; default: the model's own."""
+    height: int | None = None
+    """Pixels; in the place of --resolution."""
+    width: int | None = None
+    """Pixels; in the place of --resolution."""
+    batch_size: int = 1
+    """Images that are drawn together; changes an image by no more than rounding."""
+    dtype: str = "auto"
+    """fp32, bf16 or fp16; auto: fp16 on a GPU, else fp32."""
+    device: str = "auto"
+    """cpu, cuda or cuda:N; auto: a GPU if there is one."""
+    lora: Path | None = None
+    """LoRA adapter, fused into the weights."""
+    lora_scale: float = 1.0
+    """Strength of the adapter."""
+    no_difference: bool = False
+    """Do not draw the first image with the eager profile too, to measure how far the profile's image is from it."""
+
+
+def run(options: Options) -> int:
+    """Draw what is missing; the exit code is 130 after Ctrl-C."""
+    console = stderr_console()
+    spec = zoo.get(options.model)
+    profile = profiles.get(options.profile)
+    recipe = chosen_recipe(spec.recipe, options)
+    pictures = chosen_pictures(options)
+    height, width = chosen_size(spec, options)
+    device = chosen_device(options.device)
+    weights = options.weights or ("hub" if spec.weights else "random")
+    if recipe.negative and not recipe.guided and options.negative != "default":
+        console.print(f"the negative prompt has no effect: {spec.name} is run without guidance ({recipe.guidance:g})")
+    if weights == "random":
+        why = "" if options.weights else f" ({spec.name} has no released ones)"
+        console.print(f"random weights{why}: the images will be noise")
+
+    from koala.models.weights import Adapter  # torch, which the mistakes above need not wait for
+    from koala.sampling.filling import fill
+    from koala.sampling.gallery import Gallery
+    from koala.sampling.job import Settings
+
+    dtype = options.dtype if options.dtype != "auto" else ("fp32" if device == "cpu" else "fp16")
+    adapters = (Adapter(options.lora, options.lora_scale),) if options.lora else ()
+    settings = Settings(spec, recipe, weights, profile, device, dtype, height, width, adapters)
+    settings.check()
+    with Gallery(options.out or DEFAULT_FOLDER / options.model) as gallery:
+        return fill(gallery, settings, pictures, options.batch_size, not options.no_difference, console)
+
+
+def chosen_recipe(recipe: Recipe, options: Options) -> Recipe:
+    """The model's recipe with the flags that were given."""
+    if options.guidance is not None and not 0 <= options.guidance < float("inf"):
+        raise KoalaError(f"--guidance must be 0 or more, not {options.guidance:g}")
+    given: dict[str, Any] = {
+        "steps": options.steps,
+        "guidance": options.guidance,
+        "scheduler": options.scheduler or None,
+    }
+    if options.negative != "default":
+        recipe = replace(recipe, negative=None if options.negative == "none" else options.negative)
+    return replace(recipe, **{name: value for name, value in given.items() if value is not None})
+
+
+def chosen_pictures(options: Options) -> list[tuple[str, int]]:
+    """Every prompt with each of its seeds; a prompt that was given twice counts once."""
+    for name, least in (("n", 1), ("batch_size", 1), ("seed", 0)):
+        if (value := getattr(options, name)) < least:
+            raise KoalaError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+    if options.seed + options.n > 2**63:
+        raise KoalaError(f"seeds end below 2^63, and --seed {options.seed} --n {options.n} goes beyond")
+    prompts = list(dict.fromkeys((*options.prompt, *(read_prompts(options.prompts) if options.prompts else ()))))
+    if not prompts:
+        raise KoalaError('there is nothing to draw: give a prompt, "like this", or a file of them with --prompts')
+    for prompt in prompts:
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise KoalaError(f"this prompt is not valid UTF-8: {prompt!r}") from error
+    return [(prompt, seed) for prompt in prompts for seed in range(options.seed, options.seed + options.n)]
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a UTF-8 file that are not blank."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise KoalaError(f"cannot read the prompts in {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise KoalaError(f"{path} is not UTF-8 (byte {error.start}); save it in that encoding") from error
+    return [line.strip() for line in text.split("\n") if line.strip()]
+
+
+def chosen_size(spec: ModelSpec, options: Options) -> tuple[int, int]:
+    """Height and width in pixels."""
+    if options.resolution is not None and (options.height is not None or options.width is not None):
+        raise KoalaError("give --resolution, or --height and --width; not both")
+    side = spec.resolution if options.resolution is None else options.resolution
+    return (
+        side if options.height is None else options.height,
+        side if options.width is None else options.width,
+    )
+
+
+def chosen_device(name: str) -> str:
+    """`name`, which must be here; for auto the GPU, or the CPU where there is none."""
+    if name == "auto":
+        return "cuda" if environment.torch_cuda_version() and Nvml().count() else "cpu"
+    environment.device_facts(name)
+    return name

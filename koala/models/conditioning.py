@@ -1,0 +1,164 @@
+"""What a U-Net is told beside the noisy sample, and who makes it from prompts. A new kind is one class and one line."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from koala.errors import KoalaError
+from koala.models.spec import ClassLabels, ClipText, ModelSpec
+from koala.models.tokenizers import clip_tokenizer
+
+
+class PromptTruncated(UserWarning):
+    """A prompt was longer than the text encoder reads."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One row per image of the batch; a field that a model does not have is None."""
+
+    context: Float[Tensor, "n tokens width"] | None = None
+    pooled: Float[Tensor, "n pooled"] | None = None
+    labels: Int[Tensor, "n"] | None = None  # noqa: F821
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Condition":
+        """Every field changed."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Condition(**{name: None if value is None else change(value) for name, value in values.items()})
+
+    def below(self, other: "Condition") -> "Condition":
+        """The rows of `other`, then these."""
+        pairs = {f.name: (getattr(other, f.name), getattr(self, f.name)) for f in fields(self)}
+        return Condition(**{name: None if b is None else torch.cat([a, b]) for name, (a, b) in pairs.items()})
+
+    def unet_arguments(self, time_ids: Tensor | None) -> dict[str, Any]:
+        """Keyword arguments of diffusers' U-Net; `time_ids` are SDXL's six sizes, one row an image."""
+        arguments: dict[str, Any] = {"encoder_hidden_states": self.context, "class_labels": self.labels}
+        if self.pooled is not None:
+            arguments["added_cond_kwargs"] = {"text_embeds": self.pooled, "time_ids": time_ids}
+        return arguments
+
+
+@runtime_checkable
+class Conditioner(Protocol):
+    """Prompts -> `Condition`."""
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The networks it runs."""
+        ...
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """One row per prompt."""
+        ...
+
+    def guided(self, prompts: Sequence[str], negatives: Sequence[str] | None) -> Condition:
+        """What guidance contrasts with, one row per prompt, then the rows of the prompts."""
+        ...
+
+
+class ClipConditioner:
+    """CLIP text encoders side by side; equal prompts of a batch are encoded once."""
+
+    def __init__(self, plan: ClipText, encoders: tuple[nn.Module, ...]):
+        self.plan, self.encoders = plan, encoders
+        self.tokenizers: tuple[CLIPTokenizer, ...] = tuple(
+            clip_tokenizer(encoder.pad_token, encoder.max_tokens) for encoder in plan.encoders
+        )
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The text encoders."""
+        return self.encoders
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """States of all encoders side by side, and the pooled embedding of the projected one."""
+        self._warn_of_long(prompts)
+        unique = list(dict.fromkeys(prompts))
+        contexts, pooled = [], None
+        for tokenizer, encoder in zip(self.tokenizers, self.encoders, strict=True):
+            tokens = tokenizer(unique, padding="max_length", truncation=True, return_tensors="pt").input_ids
+            output = encoder(tokens.to(_device_of(encoder)), output_hidden_states=self.plan.penultimate)
+            contexts.append(output.hidden_states[-2] if self.plan.penultimate else output.last_hidden_state)
+            pooled = output.text_embeds if "text_embeds" in output else pooled
+        encoded = Condition(torch.cat(contexts, dim=-1), pooled)
+        if len(unique) == len(prompts):
+            return encoded
+        rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=contexts[0].device)
+        return encoded.map(lambda field: field[rows])
+
+    def guided(self, prompts: Sequence[str], negatives: Sequence[str] | None) -> Condition:
+        """Without negative prompts: zeros where the model was trained so (SDXL), else the empty prompt."""
+        if negatives is None and self.plan.zero_unconditional:
+            condition = self.encode(prompts)
+            return condition.below(condition.map(torch.zeros_like))
+        return self.encode([*(negatives or [""] * len(prompts)), *prompts])
+
+    def _warn_of_long(self, prompts: Sequence[str]) -> None:
+        tokenizer = self.tokenizers[0]
+        for prompt in dict.fromkeys(prompts):
+            tokens = tokenizer(prompt, verbose=False).input_ids
+            if len(tokens) > tokenizer.model_max_length:
+                lost = tokenizer.decode(tokens[tokenizer.model_max_length - 1 : -1])
+                warnings.warn(
+                    f"CLIP reads {tokenizer.model_max_length} tokens; this end of the prompt is left out: {lost!r}",
+                    PromptTruncated,
+                    stacklevel=2,
+                )
+
+
+class ClassConditioner:
+    """Class names as prompts; the row after the last class stands for none."""
+
+    networks: tuple[nn.Module, ...] = ()
+
+    def __init__(self, plan: ClassLabels, device: torch.device):
+        self._rows = {name: row for row, name in enumerate(plan.names)}
+        self._device = device
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """The table row of each class name."""
+        for prompt in prompts:
+            if prompt not in self._rows:
+                known = ", ".join(list(self._rows)[:10])
+                raise KoalaError(f"this model draws classes, and {prompt!r} is none of them; the first ones: {known}")
+        return Condition(labels=torch.tensor([self._rows[prompt] for prompt in prompts], device=self._device))
+
+    def guided(self, prompts: Sequence[str], negatives: Sequence[str] | None) -> Condition:
+        """Without negative classes: the row of no class."""
+        none = Condition(labels=torch.full((len(prompts),), len(self._rows), device=self._device))
+        return self.encode(prompts).below(none if negatives is None else self.encode(negatives))
+
+
+def build_conditioner(spec: ModelSpec, networks: tuple[nn.Module, ...], device: torch.device) -> Conditioner:
+    """The conditioner of `spec` around its loaded text encoders; class labels need none."""
+    if isinstance(spec.conditioning, ClassLabels):
+        return ClassConditioner(spec.conditioning, device)
+    return ClipConditioner(spec.conditioning, networks)
+
+
+def random_condition(spec: ModelSpec, n: int, dtype: torch.dtype, device: torch.device) -> Condition:
+    """Random values in the shapes that `spec`'s U-Net takes, drawn from torch's global generator."""
+    shape, pooled, labels = spec.conditioning.context_shape, spec.unet.pooled_dim, spec.unet.class_labels
+    return Condition(
+        None if shape is None else torch.randn(n, *shape, device=device).to(dtype),
+        None if pooled is None else torch.randn(n, pooled, device=device).to(dtype),
+        None if labels is None else torch.randint(labels, (n,), device=device),
+    )
+
+
+def size_ids(
+    image: tuple[int, int], original: tuple[int, int] | None, crop: tuple[int, int], n: int
+) -> Float[Tensor, "n 6"]:
+    """SDXL's size conditioning: original size, crop corner and target size, each (height, width) in pixels."""
+    return torch.tensor([*(original or image), *crop, *image], dtype=torch.float32).repeat(n, 1)
+
+
+def _device_of(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device

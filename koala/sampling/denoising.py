@@ -1,0 +1,59 @@
+"""The one denoising loop: noise, then U-Net, guidance and scheduler, step by step."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from koala.models.conditioning import Condition, size_ids
+from koala.models.load import Components
+from koala.models.spec import Recipe
+from koala.sampling import seeds
+from koala.sampling.schedules import build_scheduler, set_timesteps
+
+
+class Denoising:
+    """A batch on its way from noise to an image; `condition` holds the unconditional rows first where it is guided.
+
+    `latents` is the state, [n, channels, h, w]; each `step()` moves it one timestep on.
+    """
+
+    def __init__(
+        self,
+        components: Components,
+        condition: Condition,
+        recipe: Recipe,
+        generators: Sequence[torch.Generator],
+        size: tuple[int, int],
+    ):
+        spec, device, dtype = components.spec, components.device, components.dtype
+        self._unet: Any = components.unet
+        self._recipe, self._generators = recipe, list(generators)
+        self._scheduler = build_scheduler(recipe, spec.prediction)
+        self.timesteps = list(set_timesteps(self._scheduler, recipe, device))
+        rows = len(self._generators) * (2 if recipe.guided else 1)
+        sizes = size_ids(size, recipe.original_size, recipe.crop, rows).to(device, dtype)
+        self._conditioning = condition.unet_arguments(sizes)
+        shape = (spec.unet.sample_channels, size[0] // spec.downscale, size[1] // spec.downscale)
+        start = seeds.noise(self._generators, shape).to(device, dtype)
+        self.latents: Tensor = start * self._scheduler.init_noise_sigma
+        takes_noise = "generator" in inspect.signature(self._scheduler.step).parameters
+        self._step_options = {"generator": self._generators} if takes_noise else {}
+        self.done = 0
+
+    @torch.inference_mode()
+    def step(self) -> Tensor:
+        """The latents one timestep on."""
+        timestep, guided = self.timesteps[self.done], self._recipe.guided
+        model_input = torch.cat([self.latents] * 2) if guided else self.latents
+        model_input = self._scheduler.scale_model_input(model_input, timestep)
+        prediction = self._unet(model_input, timestep, return_dict=False, **self._conditioning)[0]
+        if guided:
+            unconditional, conditional = prediction.chunk(2)
+            prediction = unconditional + self._recipe.guidance * (conditional - unconditional)
+        moved = self._scheduler.step(prediction, timestep, self.latents, return_dict=False, **self._step_options)[0]
+        self.latents = moved.to(self.latents.dtype)
+        self.done += 1
+        return self.latents

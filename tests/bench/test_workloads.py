@@ -1,0 +1,169 @@
+"""What is timed, on the tiny twin of every kind of recipe in the zoo."""
+
+from dataclasses import replace
+from itertools import count
+
+import pytest
+import torch
+
+from bench.case import Case
+from bench.instruments.clock import CpuClock
+from bench.measure import Workload
+from bench.worker import decode_dtype, unet_calls
+from bench.workloads import DiffusersPipeline, SampledImage, UNetStep, build_workload
+from koala.models import zoo
+from koala.models.load import load
+from koala.sampling.profiles import get as get_profile
+from koala.sampling.schedules import build_scheduler, set_timesteps
+
+BATCH = 2
+
+
+def kinds_of_recipe():
+    """One model for each way to sample: scheduler, guidance, explicit timesteps, prediction, size conditioning."""
+    kinds = {}
+    for name in zoo.names():
+        spec = zoo.get(name)
+        recipe = spec.recipe
+        own = recipe.timesteps or recipe.timestep_spacing
+        kind = (recipe.scheduler, recipe.guided, own, spec.prediction, spec.unet.pooled_dim is None)
+        kinds.setdefault(kind, f"tiny-{name}")
+    return sorted(kinds.values())
+
+
+def case_of(model, target, profile="eager", steps=2, batch_size=BATCH, dtype="fp32"):
+    spec = zoo.get(model)
+    steps = spec.recipe.steps if spec.recipe.timesteps else min(steps, spec.recipe.steps)
+    return Case(model, target, 64, batch_size, dtype, steps if target == "pipeline" else None, "cpu", profile=profile)
+
+
+def ticking():
+    """A clock that reads one second more at each look."""
+    ticks = count()
+    return CpuClock(now=lambda: float(next(ticks)))
+
+
+def built(case, clock=None):
+    return build_workload(zoo.get(case.model), case, clock or ticking())[0]
+
+
+def in_few_steps(model, steps):
+    """The twin with a shorter recipe; one with explicit timesteps keeps its own."""
+    spec = zoo.get(model)
+    return spec if spec.recipe.timesteps else replace(spec, recipe=replace(spec.recipe, steps=steps))
+
+
+@pytest.mark.parametrize("model", kinds_of_recipe())
+def test_a_step_goes_through_the_whole_schedule_and_begins_again(model):
+    spec, finals = in_few_steps(model, 3), []
+    workload, _ = build_workload(spec, case_of(model, "unet"), ticking())
+    assert isinstance(workload, UNetStep)
+    for _ in range(timesteps_of(spec) + 1):
+        workload.prepare()
+        finals.append(workload.run())
+    assert finals[-1].shape == (BATCH, 4, 64 // spec.downscale, 64 // spec.downscale)
+    assert all(latents.isfinite().all() for latents in finals)
+    assert [torch.equal(latents, finals[0]) for latents in finals] == [True, *[False] * (len(finals) - 2), True]
+    assert (workload.step_seconds(CpuClock()), workload.stage_seconds(CpuClock())) == ([], {})
+
+
+def timesteps_of(spec):
+    return len(set_timesteps(build_scheduler(spec.recipe), spec.recipe, torch.device("cpu")))
+
+
+@pytest.mark.parametrize("profile", ["eager", "diffusers-eager"])
+@pytest.mark.parametrize("model", kinds_of_recipe())
+def test_every_pipeline_ends_in_float_images_with_one_time_a_step(model, profile):
+    case = case_of(model, "pipeline", profile)
+    workload = built(case)
+    assert isinstance(workload, Workload)
+    calls = timesteps_of(in_few_steps(model, case.steps))
+    for _ in range(2):
+        workload.prepare()
+        images = workload.run()
+        assert images.shape == (BATCH, 3, 64, 64)
+        assert images.is_floating_point()
+        assert 0 <= images.min() <= images.max() <= 1
+        assert workload.step_seconds(ticking()) == [1.0] * calls
+        assert list(workload.stage_seconds(ticking())) == ["encode", "denoise", "decode"]
+    assert unet_calls(zoo.get(model), case) == calls * (2 if zoo.get(model).recipe.guided else 1)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_marks_of_our_sampler_lie_between_its_stages_and_around_each_step(steps):
+    clock = ticking()
+    workload = built(case_of("tiny-sdxl", "pipeline", steps=steps), clock)
+    workload.prepare()
+    workload.run()
+    # looks at the clock: start | encoded | before the first step, after each | denoised | decoded
+    assert workload.stage_seconds(clock) == {"encode": 1.0, "denoise": steps + 2.0, "decode": 1.0}
+    assert workload.step_seconds(clock) == [1.0] * steps
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_marks_of_diffusers_pipeline_begin_at_its_first_unet_call(steps):
+    clock = ticking()
+    workload = built(case_of("tiny-sdxl", "pipeline", "diffusers-eager", steps=steps), clock)
+    assert isinstance(workload, DiffusersPipeline)
+    workload.prepare()
+    workload.run()
+    assert workload.stage_seconds(clock) == {"encode": 1.0, "denoise": float(steps), "decode": 1.0}
+    assert workload.step_seconds(clock) == [1.0] * steps
+
+
+def test_stages_add_up_to_the_whole_call():
+    clock = CpuClock()
+    for profile in ("eager", "diffusers-eager"):
+        workload = built(case_of("tiny-sdxl", "pipeline", profile), clock)
+        workload.prepare()
+        total = clock.time(workload.run)["total"]
+        assert sum(workload.stage_seconds(clock).values()) == pytest.approx(total, rel=0.03)
+
+
+def test_both_ways_run_the_unet_equally_often():
+    counts = {}
+    for profile in ("eager", "diffusers-eager"):
+        case = case_of("tiny-sdm-v1.4", "pipeline", profile, steps=3)
+        workload, components = build_workload(zoo.get(case.model), case, ticking())
+        rows = []
+        components.unet.register_forward_pre_hook(lambda module, args, rows=rows: rows.append(len(args[0])))
+        workload.prepare()
+        workload.run()
+        counts[profile] = rows
+        assert sum(rows) == BATCH * unet_calls(zoo.get(case.model), case)
+    assert counts["eager"] == counts["diffusers-eager"] == [2 * BATCH] * 4
+
+
+def test_a_step_of_a_model_that_is_not_guided_runs_half_the_rows():
+    for model, rows in (("tiny-sdxl", 2 * BATCH), ("tiny-sdxl-turbo", BATCH)):
+        case, seen = case_of(model, "unet"), []
+        workload, components = build_workload(zoo.get(model), case, ticking())
+        components.unet.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(len(args[0])))
+        workload.prepare()
+        workload.run()
+        assert seen == [rows]
+        assert unet_calls(zoo.get(model), case) == rows // BATCH
+
+
+def test_a_profile_reaches_the_networks():
+    tiny = built(case_of("tiny-sdxl", "pipeline", "tiny-vae"))
+    assert isinstance(tiny, SampledImage)
+    tiny.prepare()
+    assert tiny.run().shape == (BATCH, 3, 64, 64)
+    _, components = build_workload(zoo.get("tiny-sdxl"), case_of("tiny-sdxl", "pipeline", "low-vram"), ticking())
+    assert components.autoencoder.use_tiling
+    assert components.autoencoder.use_slicing
+
+
+@pytest.mark.parametrize("profile", ["eager", "fp16-fix", "tiny-vae"])
+@pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
+@pytest.mark.parametrize("model", ["tiny-sdxl", "tiny-koala-700m"])
+def test_the_dtype_of_decoding_is_that_of_the_loaded_autoencoder(model, dtype, profile):
+    case = case_of(model, "pipeline", profile, dtype=dtype)
+    spec = get_profile(profile).respec(zoo.get(model))
+    loaded = load(spec, "cpu", dtype, parts=("autoencoder",)).autoencoder
+    assert (
+        str(loaded.dtype)
+        == {"fp16": "torch.float16", "bf16": "torch.bfloat16", "fp32": "torch.float32"}[decode_dtype(spec, case)]
+    )
+    assert decode_dtype(spec, replace(case, target="unet", steps=None)) is None
