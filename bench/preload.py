@@ -1,5 +1,27 @@
-"""Imports that every measuring process needs; the fork server does them once, before any GPU context exists."""
+"""Imports that every measuring process needs; the fork server does them once, before any GPU context exists.
 
-import transformers.models.clip.modeling_clip  # noqa: F401
+transformers imports torchao where that is installed, and torchao asks CUDA for the GPU, which would spoil it for every
+forked child. So torchao is hidden meanwhile; a case that quantises imports it in its own process.
+"""
 
-import bench.worker  # noqa: F401
+import sys
+from importlib import import_module
+
+HIDDEN = "torchao"
+MODULES = ("transformers.models.clip.modeling_clip", "bench.worker")
+
+
+def preload() -> None:
+    """Import `MODULES` as if torchao were not installed, unless it has been imported already."""
+    hide = HIDDEN not in sys.modules
+    if hide:
+        sys.modules[HIDDEN] = None  # type: ignore[assignment]  # to Python and find_spec: there is no such module
+    try:
+        for module in MODULES:
+            import_module(module)
+    finally:
+        if hide:
+            del sys.modules[HIDDEN]
+
+
+preload()

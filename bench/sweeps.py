@@ -81,7 +81,7 @@ SWEEPS = {
         targets=("pipeline",),
         resolutions=(),
         profiles=(EAGER.name, DIFFUSERS.name, *(name for name in PROFILES if name != EAGER.name), "tiny-vae+compiled"),
-        rule=Rule(warmup=3, repeats=6, budget_s=10.0),  # compiled: one call compiles, the next records CUDA graphs
+        rule=Rule(warmup=2, repeats=6, budget_s=10.0),
     ),
     "resolutions": replace(
         _GPU_AUTO,

@@ -1,7 +1,7 @@
 """What a fresh process does: one case in, what was measured out. Errors leave through stderr and the exit code."""
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -61,6 +61,7 @@ def _measure(send: Send, case: Case, rule: Rule, meter: MemoryMeter, measured: M
     measured["memory_bytes"] = {"weights": components.weight_bytes}
     measured["params"] = sum(map(count_params, components.networks))
 
+    rule = replace(rule, warmup=max(rule.warmup, profile.settles_after))
     samples = repeat(workload, clock, rule, lambda stage, timing: send({"stage": stage, "timing": timing}))
     measured["memory_bytes"] |= meter.read()
     measured |= {"status": "ok", **samples_fields(samples)}

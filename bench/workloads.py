@@ -14,10 +14,10 @@ from bench.profiles import get as get_profile
 from koala.models.conditioning import random_condition
 from koala.models.load import Components, load
 from koala.models.networks import PARTS
-from koala.models.pipelines import diffusers_pipeline
 from koala.models.spec import ModelSpec
 from koala.sampling import seeds
 from koala.sampling.denoising import Denoising
+from koala.sampling.pipelines import diffusers_pipeline
 from koala.sampling.residency import resident
 from koala.sampling.sampler import Sampler
 from koala.sampling.schedules import with_steps

@@ -70,7 +70,7 @@ def write_file(components: "Components", out: Path) -> None:
 
 def write_folder(components: "Components", out: Path) -> None:
     """Write the folder `out` as diffusers' own pipeline does; it is written aside and renamed."""
-    from koala.models.pipelines import diffusers_pipeline
+    from koala.sampling.pipelines import diffusers_pipeline
 
     pipeline = diffusers_pipeline(components)
     aside = out.with_name(f".{out.name}.{os.getpid()}")

@@ -21,7 +21,7 @@ from koala.harness.nvml import Nvml
 
 Record = dict[str, Any]
 
-_PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "numpy")
+_PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "torchao", "numpy")
 # Instruction sets that decide how fast a CPU multiplies matrices, the best first.
 _ISA_LEVELS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "bf16", "asimd")
 

@@ -44,7 +44,7 @@ class Components:
     @property
     def weight_bytes(self) -> int:
         """Bytes of all parameters that were loaded."""
-        return sum(p.numel() * p.element_size() for network in self.networks for p in network.parameters())
+        return sum(_held_bytes(p) for network in self.networks for p in network.parameters())
 
 
 def load(
@@ -94,3 +94,10 @@ def load(
     for adapter in sorted(wanted, key=lambda adapter: not adapter.fused):  # nothing is fused beneath an attached one
         pretrained.adapt(components, adapter)
     return components
+
+
+def _held_bytes(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor; of the tensors inside a quantised one."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        return sum(_held_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return tensor.numel() * tensor.element_size()

@@ -29,8 +29,9 @@ def _no_obstacle(spec: ModelSpec, device: Any, dtype: str) -> str | None:
 class Profile:
     """A way to run a model: `respec` before its weights are loaded, `tune` once they are.
 
-    `obstacle(spec, device, dtype)` is why it cannot work there, or None. `storage` is where weights wait until they
-    run; None: on the device. `excludes` names profiles that it cannot stand beside, with the reason in `clash`.
+    `obstacle(spec, device, dtype)` is why it cannot work there, or None. `storage` is where weights are loaded, and
+    wait until they run unless `tune` moves them; None: on the device. `settles_after` calls, times are steady.
+    `excludes` names profiles that it cannot stand beside, with the reason in `clash`.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Profile:
     tune: Callable[[Any], Any] = _same
     obstacle: Callable[[ModelSpec, Any, str], str | None] = _no_obstacle
     storage: str | None = None
+    settles_after: int = 1
     excludes: tuple[str, ...] = ()
     clash: str = ""
 
@@ -111,6 +113,8 @@ def _quantise(config: str, **settings: Any) -> Callable[[Any], Any]:
                     isinstance(module, nn.Linear) and not (module.in_features % 16 or module.out_features % 16)
                 ),
             )
+        for network in components.networks:
+            network.to(components.device)
         return components
 
     return tune
@@ -168,6 +172,7 @@ PROFILES: dict[str, Profile] = {
             costs="time to widen them at each use, and rounding",
             tune=_quantise("Int8WeightOnlyConfig"),
             obstacle=_no_torchao,
+            storage="cpu",  # quantised there: the unquantised weights never weigh on the GPU
             excludes=("fp8", "low-vram"),
             clash="quantised weights stay in one format and in one place",
         ),
@@ -195,6 +200,7 @@ PROFILES: dict[str, Profile] = {
             costs="minutes before the first image, again at each new size; projections are held twice",
             tune=_compile,
             obstacle=_no_compiler,
+            settles_after=3,  # one call compiles, the next records CUDA graphs
             excludes=("low-vram",),
             clash="compiled networks cannot move between memories",
         ),
@@ -226,4 +232,5 @@ def _together(first: Profile, second: Profile) -> Profile:
             first.obstacle(spec, device, dtype) or second.obstacle(spec, device, dtype)
         ),
         storage=first.storage or second.storage,
+        settles_after=max(first.settles_after, second.settles_after),
     )

@@ -8,7 +8,7 @@ from pipeline_folders import SDM_V1, SDXL
 from safetensors.torch import save_file
 
 from koala.models.load import load
-from koala.models.pipelines import diffusers_pipeline
+from koala.sampling.pipelines import diffusers_pipeline
 
 SPECS = {spec.name: spec for spec in (SDXL, SDM_V1)}
 RANK, ALPHA = 4, 6

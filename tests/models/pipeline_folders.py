@@ -8,8 +8,8 @@ import torch
 
 from koala.models import zoo
 from koala.models.load import load
-from koala.models.pipelines import diffusers_pipeline
 from koala.models.spec import HubFile, Pretrained
+from koala.sampling.pipelines import diffusers_pipeline
 
 SDXL = zoo.get("tiny-koala-700m")
 SDM_V1 = zoo.get("tiny-bk-sdm-tiny")

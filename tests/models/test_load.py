@@ -6,8 +6,8 @@ from koala.models import zoo
 from koala.models.cost import unet_inputs
 from koala.models.load import DTYPES, load
 from koala.models.networks import meta_networks
-from koala.models.pipelines import diffusers_pipeline
 from koala.models.random_weights import materialise
+from koala.sampling.pipelines import diffusers_pipeline
 
 TWINS = list({zoo.get(name).unet: f"tiny-{name}" for name in zoo.names()}.values())  # one of each topology
 SMALLEST_NORMAL = {dtype: torch.finfo(dtype).smallest_normal for dtype in (torch.float32, torch.bfloat16)}

@@ -10,7 +10,7 @@ from koala.errors import KoalaError
 from koala.models.cost import unet_inputs
 from koala.models.load import DTYPES, load
 from koala.models.spec import HubFile
-from koala.models.weights import Adapter
+from koala.models.weights import Adapter, adapt
 
 
 def write(kind, spec, networks, folder):
@@ -234,6 +234,9 @@ def test_pefts_own_file_needs_its_config(sdxl, tmp_path):
     refused(folder, "in peft's own format, and there is no adapter_config.json beside it")
 
 
-def test_fusing_after_attaching_is_refused(sdxl):
+def test_fused_adapters_come_first_whatever_their_order(sdxl):
+    attached, fused = Adapter(sdxl[0], fused=False), Adapter(sdxl[0])
     with pytest.raises(KoalaError, match="give the fused ones first"):
-        load(SDXL, "cpu", adapters=[Adapter(sdxl[0], fused=False), Adapter(sdxl[0])])
+        adapt(load(SDXL, "cpu", adapters=[attached]), fused)
+    states = [load(SDXL, "cpu", adapters=pair).unet.state_dict() for pair in ((attached, fused), (fused, attached))]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])

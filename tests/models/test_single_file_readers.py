@@ -25,7 +25,7 @@ from saved_models import (
 
 from koala.models import single_file, zoo
 from koala.models.load import load
-from koala.models.pipelines import diffusers_pipeline
+from koala.sampling.pipelines import diffusers_pipeline
 
 
 def with_unlike_widths(spec):

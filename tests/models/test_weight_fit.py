@@ -143,4 +143,5 @@ def test_filling_takes_no_second_copy_of_the_weights(tmp_path):
     done.set()
     watcher.join()
     assert network[layers - 1].weight.sum() == side**2
-    assert 0.9 < (peak[0] - start) / (4 * side**2 * layers) < 1.2
+    # Memory that earlier tests gave back to malloc may be used again, so that there is no lower bound.
+    assert (peak[0] - start) / (4 * side**2 * layers) < 1.2

@@ -7,9 +7,9 @@ import pytest
 from koala.models import zoo
 from koala.models.conditioning import PromptTruncated
 from koala.models.load import load
-from koala.models.pipelines import diffusers_pipeline
 from koala.models.spec import Recipe
 from koala.sampling import seeds
+from koala.sampling.pipelines import diffusers_pipeline
 from koala.sampling.sampler import Sampler
 from koala.sampling.schedules import SCHEDULERS
 
