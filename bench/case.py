@@ -103,11 +103,14 @@ def _goes_with(profile: str, target: str) -> bool:
 def resume_key(row: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
     """Rows with one key answer the same question: case, weights, device, driver, torch, diffusers, measurement.
 
-    Neither the commit nor clocks are part of it, and a device counts by its name, not by its number.
+    Of a profile that is another package's work, its version counts too. Neither the commit nor clocks are part of it,
+    and a device counts by its name, not by its number.
     """
     case = {**row["case"], "device": environment.get("device_kind")}
+    packages = get_profile(row["case"]["profile"]).packages
     machine = {
-        name: environment.get(name) for name in ("device_name", "omp_num_threads", "driver", "torch", "diffusers")
+        name: environment.get(name)
+        for name in ("device_name", "omp_num_threads", "driver", "torch", "diffusers", *packages)
     }
     return json.dumps([case, machine, row.get("measurement")], sort_keys=True)
 

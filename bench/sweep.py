@@ -19,7 +19,8 @@ from koala.harness.records import Records, Row, Store
 
 MEASURE = "bench.worker:measure_case"
 DEFAULT_STORE = Path("runs/bench/rows.jsonl")
-FINISHED = ("ok", "oom", "unsupported")  # rows that are not measured again; "failed" and "timeout" are
+FINISHED = ("ok", "oom", "unsupported")  # answers; "failed" and "timeout" are none
+SETTLED = ("ok", "oom")  # not asked again; what a profile misses, a package or a compiler, may be there now
 
 
 @runtime_checkable
@@ -42,7 +43,7 @@ def finished_rows(known: Records, cases: Sequence[Case], here: Row) -> dict[Case
     """The row of each case that needs no further measuring in the environment `here`."""
     latest = known.of_kind("bench").latest(lambda row: row_key(row, known))
     rows = {case: latest.get(case_key(case, here)) for case in cases}
-    return {case: row for case, row in rows.items() if row is not None and row["status"] in FINISHED}
+    return {case: row for case, row in rows.items() if row is not None and row["status"] in SETTLED}
 
 
 def run(

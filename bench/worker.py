@@ -54,14 +54,15 @@ def _measure(send: Send, case: Case, rule: Rule, meter: MemoryMeter, measured: M
     except KoalaError as error:
         measured |= {"status": "unsupported", "reason": str(error)}
         return
-    measured |= {"decode_dtype": decode_dtype(profile.respec(spec), case), "unet_calls": unet_calls(spec, case)}
+    rule = replace(rule, warmup=max(rule.warmup, profile.settles_after))
+    measured |= {"rule": asdict(rule), "unet_calls": unet_calls(spec, case)}
     start = time.perf_counter()
     workload, components = build_workload(spec, case, clock)
     measured["load_s"] = time.perf_counter() - start
+    measured["decode_dtype"] = decode_dtype(components.spec, case)
     measured["memory_bytes"] = {"weights": components.weight_bytes}
     measured["params"] = sum(map(count_params, components.networks))
 
-    rule = replace(rule, warmup=max(rule.warmup, profile.settles_after))
     samples = repeat(workload, clock, rule, lambda stage, timing: send({"stage": stage, "timing": timing}))
     measured["memory_bytes"] |= meter.read()
     measured |= {"status": "ok", **samples_fields(samples)}

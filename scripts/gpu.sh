@@ -65,7 +65,7 @@ paper() {
 
 profiles() {
     small=
-    [ "$device" = cpu ] && small="--models tiny-koala-700m --profiles eager,diffusers-eager,fp16-fix,tiny-vae,low-vram,fp8"
+    [ "$device" = cpu ] && small="--models tiny-sdxl --profiles eager,diffusers-eager,fp16-fix,tiny-vae,low-vram,fp8"
     # shellcheck disable=SC2086
     sweep profiles $small
 }

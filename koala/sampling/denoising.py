@@ -20,6 +20,7 @@ class Denoising:
     `latents` is the state, [n, channels, h, w]; each `step()` moves it one timestep on.
     """
 
+    @torch.inference_mode()  # or the first step's tensors would differ in kind from the others', and compile apart
     def __init__(
         self,
         components: Components,
@@ -32,7 +33,9 @@ class Denoising:
         self._unet: Any = components.unet
         self._recipe, self._generators = recipe, list(generators)
         self._scheduler = build_scheduler(recipe, spec.prediction)
-        self.timesteps = list(set_timesteps(self._scheduler, recipe, device))
+        timesteps = set_timesteps(self._scheduler, recipe, torch.device("cpu"))
+        self.timesteps = list(timesteps)  # for the scheduler, which would read them back from a GPU at each step
+        self._timesteps_there = list(timesteps.to(device))
         rows = len(self._generators) * (2 if recipe.guided else 1)
         sizes = size_ids(size, recipe.original_size, recipe.crop, rows).to(device, dtype)
         self._conditioning = condition.unet_arguments(sizes)
@@ -49,10 +52,13 @@ class Denoising:
         timestep, guided = self.timesteps[self.done], self._recipe.guided
         model_input = torch.cat([self.latents] * 2) if guided else self.latents
         model_input = self._scheduler.scale_model_input(model_input, timestep)
-        prediction = self._unet(model_input, timestep, return_dict=False, **self._conditioning)[0]
+        there = self._timesteps_there[self.done]
+        prediction = self._unet(model_input, there, return_dict=False, **self._conditioning)[0]
         if guided:
             unconditional, conditional = prediction.chunk(2)
             prediction = unconditional + self._recipe.guidance * (conditional - unconditional)
+        else:  # a scheduler may keep it, and the next replay of a CUDA graph overwrites it
+            prediction = prediction.clone()
         moved = self._scheduler.step(prediction, timestep, self.latents, return_dict=False, **self._step_options)[0]
         self.latents = moved.to(self.latents.dtype)
         self.done += 1

@@ -3,11 +3,15 @@
 Importing this file imports no torch: the parent of a sweep knows profiles by name.
 """
 
+import os
 import shutil
+import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import reduce
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from koala.errors import KoalaError, UnknownName
@@ -15,6 +19,7 @@ from koala.models.spec import AutoencoderPlan, HubFile, ModelSpec, TinyAutoencod
 
 TAESD_CHANNELS = (64, 64, 64, 64)
 JOIN = "+"
+_TILE_PX = 512  # diffusers' own tile is the whole image at a model's native size
 
 
 def _same(anything: Any) -> Any:
@@ -31,7 +36,8 @@ class Profile:
 
     `obstacle(spec, device, dtype)` is why it cannot work there, or None. `storage` is where weights are loaded, and
     wait until they run unless `tune` moves them; None: on the device. `settles_after` calls, times are steady.
-    `excludes` names profiles that it cannot stand beside, with the reason in `clash`.
+    `packages` do the work beside torch and diffusers. `excludes` names profiles that it cannot stand beside, with the
+    reason in `clash`.
     """
 
     name: str
@@ -42,6 +48,7 @@ class Profile:
     obstacle: Callable[[ModelSpec, Any, str], str | None] = _no_obstacle
     storage: str | None = None
     settles_after: int = 1
+    packages: tuple[str, ...] = ()
     excludes: tuple[str, ...] = ()
     clash: str = ""
 
@@ -71,7 +78,8 @@ def _no_fp16_vae(spec: ModelSpec, device: Any, dtype: str) -> str | None:
     plan = spec.autoencoder
     if not isinstance(plan, AutoencoderPlan) or plan.fp16_fix is None:
         return f"no fp16-proof autoencoder is known for {spec.name}; it decodes in the model's dtype already"
-    return None
+    decodes_in_fp32 = dtype == "fp16" and plan.upcast_to_fp32
+    return None if decodes_in_fp32 else f"{spec.name} decodes in {dtype} already"
 
 
 def _no_tiny_vae(spec: ModelSpec, device: Any, dtype: str) -> str | None:
@@ -96,23 +104,31 @@ def _no_fp8(spec: ModelSpec, device: Any, dtype: str) -> str | None:
 
 
 def _no_compiler(spec: ModelSpec, device: Any, dtype: str) -> str | None:
-    found = any(map(shutil.which, ("g++", "clang++", "c++")))
-    return None if found else "torch.compile needs a C++ compiler on the PATH, such as g++"
+    if device.type != "cuda":
+        compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+        return None if shutil.which(compiler) else f"torch.compile needs the C++ compiler {compiler}, or another in CXX"
+    if not find_spec("triton"):
+        return "torch.compile needs triton on a GPU; pip install triton"
+    if not os.environ.get("CC") and not any(map(shutil.which, ("gcc", "clang"))):
+        return "triton needs a C compiler, such as gcc, or another in CC"
+    header = Path(sysconfig.get_paths()["include"], "Python.h")
+    return None if header.is_file() else f"triton needs Python's headers; {header} is missing"
 
 
-def _quantise(config: str, **settings: Any) -> Callable[[Any], Any]:
-    def tune(components: Any) -> Any:
+def _quantise(config: str) -> Callable[[Any], Any]:
+    """Quantise the U-Net's matrices one by one on their way to the device, where the rest then follows."""
+
+    def matches(module: Any, name: str) -> bool:
         from torch import nn
+
+        return isinstance(module, nn.Linear) and not (module.in_features % 16 or module.out_features % 16)
+
+    def tune(components: Any) -> Any:
         from torchao import quantization
 
         if components.unet is not None:
-            quantization.quantize_(
-                components.unet,
-                getattr(quantization, config)(**settings),
-                filter_fn=lambda module, name: (
-                    isinstance(module, nn.Linear) and not (module.in_features % 16 or module.out_features % 16)
-                ),
-            )
+            settings = getattr(quantization, config)(set_inductor_config=False)
+            quantization.quantize_(components.unet, settings, filter_fn=matches, device=components.device)
         for network in components.networks:
             network.to(components.device)
         return components
@@ -121,9 +137,13 @@ def _quantise(config: str, **settings: Any) -> Callable[[Any], Any]:
 
 
 def _slice_and_tile(components: Any) -> Any:
-    if components.autoencoder is not None:
-        components.autoencoder.enable_slicing()
-        components.autoencoder.enable_tiling()
+    autoencoder = components.autoencoder
+    if autoencoder is not None:
+        autoencoder.enable_slicing()
+        autoencoder.enable_tiling()
+        side = min(_TILE_PX, autoencoder.tile_sample_min_size)
+        autoencoder.tile_sample_min_size = side
+        autoencoder.tile_latent_min_size = side // components.spec.downscale
     return components
 
 
@@ -132,14 +152,26 @@ def _compile(components: Any) -> Any:
 
     on_gpu = components.device.type == "cuda"
     for network in filter(None, (components.unet, components.autoencoder)):
-        if hasattr(network, "fuse_qkv_projections"):
-            network.fuse_qkv_projections()
+        fuse_projections(network)
         network.to(memory_format=torch.channels_last)
     if components.unet is not None:  # many small kernels: one CUDA graph launches them all
         components.unet.compile(mode="reduce-overhead" if on_gpu else "default", fullgraph=True, dynamic=False)
     if components.autoencoder is not None:
         components.autoencoder.decoder.compile(dynamic=False)
     return components
+
+
+def fuse_projections(network: Any) -> None:
+    """Fuse query, key and value into one matrix and let the parts go; attached adapters keep theirs apart."""
+    from diffusers.models.attention_processor import Attention
+
+    if not hasattr(network, "fuse_qkv_projections") or getattr(network, "peft_config", None):
+        return
+    network.fuse_qkv_projections()
+    for module in network.modules():
+        if isinstance(module, Attention) and module.fused_projections:
+            for name in ("to_k", "to_v") if module.is_cross_attention else ("to_q", "to_k", "to_v"):
+                delattr(module, name)
 
 
 EAGER = Profile("eager", saves="nothing", costs="nothing: the networks as they are built")
@@ -167,12 +199,23 @@ PROFILES: dict[str, Profile] = {
             clash="both replace the autoencoder",
         ),
         Profile(
+            "compiled",
+            saves="time of each step: channels-last, fused projections, torch.compile with static shapes, CUDA graphs",
+            costs="minutes before the first image, again at each new size",
+            tune=_compile,
+            obstacle=_no_compiler,
+            settles_after=3,  # one call compiles, the next records CUDA graphs
+            excludes=("low-vram",),
+            clash="compiled networks cannot move between memories",
+        ),
+        Profile(
             "int8",
             saves="half the bytes of the U-Net's matrices (weights in int8, arithmetic in the model's dtype)",
             costs="time to widen them at each use, and rounding",
             tune=_quantise("Int8WeightOnlyConfig"),
             obstacle=_no_torchao,
-            storage="cpu",  # quantised there: the unquantised weights never weigh on the GPU
+            packages=("torchao",),
+            storage="cpu",  # the unquantised weights never weigh on the GPU together
             excludes=("fp8", "low-vram"),
             clash="quantised weights stay in one format and in one place",
         ),
@@ -182,6 +225,8 @@ PROFILES: dict[str, Profile] = {
             costs="rounding of weights and activations",
             tune=_quantise("Float8DynamicActivationFloat8WeightConfig"),
             obstacle=_no_fp8,
+            packages=("torchao",),
+            storage="cpu",
             excludes=("int8", "low-vram"),
             clash="quantised weights stay in one format and in one place",
         ),
@@ -193,16 +238,6 @@ PROFILES: dict[str, Profile] = {
             storage="cpu",
             excludes=("int8", "fp8", "compiled"),
             clash="compiled or quantised networks cannot move between memories",
-        ),
-        Profile(
-            "compiled",
-            saves="time of each step: channels-last, fused projections, torch.compile with static shapes, CUDA graphs",
-            costs="minutes before the first image, again at each new size; projections are held twice",
-            tune=_compile,
-            obstacle=_no_compiler,
-            settles_after=3,  # one call compiles, the next records CUDA graphs
-            excludes=("low-vram",),
-            clash="compiled networks cannot move between memories",
         ),
     )
 }
@@ -232,5 +267,6 @@ def _together(first: Profile, second: Profile) -> Profile:
             first.obstacle(spec, device, dtype) or second.obstacle(spec, device, dtype)
         ),
         storage=first.storage or second.storage,
+        packages=(*first.packages, *second.packages),
         settles_after=max(first.settles_after, second.settles_after),
     )

@@ -1,6 +1,9 @@
 """Recipe -> diffusers scheduler and its timesteps, as a table."""
 
 import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -63,12 +66,25 @@ def set_timesteps(scheduler: Any, recipe: Recipe, device: torch.device) -> torch
     if recipe.timesteps is None:
         scheduler.set_timesteps(recipe.steps, device=device)
     elif "timesteps" in inspect.signature(scheduler.set_timesteps).parameters:
-        scheduler.set_timesteps(timesteps=list(recipe.timesteps), device=device)
+        with _quiet(type(scheduler)):
+            scheduler.set_timesteps(timesteps=list(recipe.timesteps), device=device)
     else:
         raise KoalaError(f"the scheduler {recipe.scheduler} takes no explicit timesteps; lcm does")
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
     return scheduler.timesteps
+
+
+@contextmanager
+def _quiet(scheduler: type) -> Iterator[None]:
+    """Without diffusers' remark that timesteps are not its own: those of a recipe are its authors'."""
+    logger = logging.getLogger(scheduler.__module__)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def with_steps(recipe: Recipe, steps: int | None) -> Recipe:

@@ -7,7 +7,10 @@ from torch import Tensor
 
 
 def generator(seed: int) -> torch.Generator:
-    """The source of all noise of the image with that seed: its start and its stochastic steps."""
+    """The source of all noise of the image with that seed: its start and its stochastic steps.
+
+    Those steps copy their noise to a GPU, which is the price of one image being the same on every device.
+    """
     return torch.Generator("cpu").manual_seed(seed)
 
 

@@ -108,9 +108,9 @@ def test_latents_of_a_profile_stay_near_those_of_eager(profile, most):
 @pytest.mark.parametrize("profile", ["int8", "fp8"])
 def test_quantised_weights_take_less_of_the_gpu(profile):
     taken = {}
-    for name in ("eager", possible("koala-700m", profile)):
+    for name in ("eager", possible("sdxl", profile)):
         before = torch.cuda.memory_allocated(CUDA)
-        sampler = sampler_of("koala-700m", profile=name)
+        sampler = sampler_of("sdxl", profile=name)
         torch.cuda.empty_cache()
         taken[name] = torch.cuda.memory_allocated(CUDA) - before
         del sampler
@@ -118,7 +118,8 @@ def test_quantised_weights_take_less_of_the_gpu(profile):
 
 
 @pytest.mark.parametrize("model", ["tiny-koala-lightning-700m", "tiny-sdxl-turbo", "tiny-sdm-v2.0"])
-def test_an_image_of_a_batch_is_the_image_alone_on_a_gpu(model):
+def test_an_image_of_a_batch_is_the_image_alone_on_a_gpu(model, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # which 25 guided steps would make visible
     sampler = sampler_of(model, "fp32")
     steps = zoo.get(model).recipe.steps
     together = latents_of(sampler, [7, 8], steps)

@@ -5,15 +5,21 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from peft import LoraConfig
 
 from koala.errors import KoalaError, UnknownName
 from koala.models import zoo
+from koala.models.conditioning import random_condition
+from koala.models.cost import unet_inputs
 from koala.models.load import load
+from koala.models.networks import count_params, meta_networks
 from koala.models.spec import Recipe
-from koala.sampling import profiles
+from koala.sampling import profiles, seeds
+from koala.sampling.denoising import Denoising
 from koala.sampling.residency import resident
 from koala.sampling.sampler import Sampler
 
@@ -64,6 +70,7 @@ def test_an_unknown_profile_is_answered_with_the_known_ones():
     [
         ("fp8", "sdxl", "compute capability 8.9 or newer, not cpu"),
         ("fp16-fix", "sdm-v1.4", "no fp16-proof autoencoder is known for sdm-v1.4"),
+        ("fp16-fix", "sdxl", "sdxl decodes in fp32 already"),
     ],
 )
 def test_a_profile_that_cannot_work_here_says_why(profile, model, reason):
@@ -71,10 +78,30 @@ def test_a_profile_that_cannot_work_here_says_why(profile, model, reason):
         profiles.get(profile).check(zoo.get(model), CPU, "fp32")
 
 
+def test_fp16_fix_is_for_models_that_decode_in_fp32_in_an_fp16_pipeline():
+    profile = profiles.get("fp16-fix")
+    profile.check(zoo.get("sdxl"), CPU, "fp16")
+    for name, dtype in (("sdxl", "bf16"), ("koala-700m", "fp16")):
+        with pytest.raises(KoalaError, match=f"{name} decodes in {dtype} already"):
+            profile.check(zoo.get(name), CPU, dtype)
+
+
 def test_compilation_without_a_compiler_says_what_is_missing(monkeypatch):
+    profile, gpu = profiles.get("compiled"), torch.device("cuda")
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(KoalaError, match=r"needs a C\+\+ compiler"):
-        profiles.get("compiled").check(zoo.get("sdxl"), CPU, "fp32")
+    with pytest.raises(KoalaError, match=r"needs the C\+\+ compiler (clan)?g\+\+"):
+        profile.check(zoo.get("sdxl"), CPU, "fp32")
+    with pytest.raises(KoalaError, match="triton needs a C compiler"):
+        profile.check(zoo.get("sdxl"), gpu, "fp16")
+    monkeypatch.setenv("CC", "cc")
+    monkeypatch.setattr(profiles.sysconfig, "get_paths", lambda: {"include": "/nowhere"})
+    with pytest.raises(KoalaError, match=r"needs Python's headers; /nowhere/Python.h is missing"):
+        profile.check(zoo.get("sdxl"), gpu, "fp16")
+    monkeypatch.setattr(profiles, "find_spec", lambda name: None)
+    with pytest.raises(KoalaError, match="pip install triton"):
+        profile.check(zoo.get("sdxl"), gpu, "fp16")
 
 
 def test_int8_without_torchao_says_how_to_get_it(monkeypatch):
@@ -115,12 +142,30 @@ def test_low_vram_decodes_large_images_in_tiles():
     assert max(shape[-1] for shape in tiles) < 12
 
 
+@pytest.mark.parametrize("name", ["sdxl", "koala-700m", "sdm-v2.0"])
+def test_low_vram_tiles_at_the_native_size_of_every_model(name):
+    with torch.device("meta"):
+        autoencoder = meta_networks(zoo.get(name), ("autoencoder",))["autoencoder"]
+    profiles.get("low-vram").tune(SimpleNamespace(autoencoder=autoencoder, spec=zoo.get(name)))
+    assert (autoencoder.tile_sample_min_size, autoencoder.tile_latent_min_size) == (512, 64)
+    assert autoencoder.use_tiling
+    assert autoencoder.use_slicing
+
+
+def test_quantisation_leaves_the_compilers_settings_alone():
+    pytest.importorskip("torchao")
+    before = torch._inductor.config.save_config()
+    draw("tiny-bk-sdm-tiny", "int8")
+    assert torch._inductor.config.save_config() == before
+
+
 def test_int8_weights_take_fewer_bytes_and_draw_nearly_the_same():
     pytest.importorskip("torchao")
     sampler, images = draw("tiny-koala-700m", "int8")
     _, expected = draw("tiny-koala-700m", "eager")
     kinds = {type(layer.weight.data).__name__ for layer in sampler.components.unet.modules() if is_linear(layer)}
     assert any("Int8" in kind for kind in kinds)
+    assert sampler.components.weight_bytes < load(zoo.get("tiny-koala-700m"), "cpu").weight_bytes
     assert 0 < (images.int() - expected.int()).abs().float().mean() < 20
 
 
@@ -133,6 +178,49 @@ def least():
     spec = zoo.get("tiny-bk-sdm-tiny")
     unet = replace(spec.unet, channels=(32, 64), transformer_depths=(0, 1), heads=(2, 4))
     return replace(spec, unet=unet, autoencoder=replace(spec.autoencoder, channels=(32, 32)))
+
+
+def test_fused_projections_replace_the_ones_they_are_made_of():
+    components = load(zoo.get("tiny-koala-700m"), "cpu", parts=("unet",))
+    plain, inputs = count_params(components.unet), unet_inputs(components.spec, 64, 1, torch.float32, CPU)
+    with torch.inference_mode():
+        expected = components.unet(**inputs).sample
+        profiles.fuse_projections(components.unet)
+        fused = components.unet(**inputs).sample
+    assert (fused - expected).abs().max() < 1e-4
+    assert count_params(components.unet) == plain
+    names = {name.rpartition(".")[2] for name, _ in components.unet.named_modules()}
+    assert {"to_qkv", "to_kv"} < names
+
+
+def test_projections_with_an_attached_adapter_are_not_fused():
+    components = load(zoo.get("tiny-koala-700m"), "cpu", parts=("unet",))
+    components.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_k", "to_v"], init_lora_weights=False))
+    inputs = unet_inputs(components.spec, 64, 1, torch.float32, CPU)
+    with torch.inference_mode():
+        expected = components.unet(**inputs).sample
+        profiles.fuse_projections(components.unet)
+        assert torch.equal(components.unet(**inputs).sample, expected)
+
+
+@pytest.mark.parametrize("recipe", [Recipe("lcm", 3, 0.0), Recipe("euler", 3, 3.5), Recipe("pndm", 3, 1.0)])
+def test_a_step_is_compiled_once(recipe):
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    components = load(least(), "cpu", parts=("unet",))
+    condition = random_condition(components.spec, 2 if recipe.guided else 1, torch.float32, CPU)
+    run = Denoising(components, condition, recipe, [seeds.generator(0)], (16, 16))
+    run._unet = torch.compile(components.unet, backend=backend, dynamic=False)
+    counts = []
+    for _ in range(3):
+        run.step()
+        counts.append(len(compiled))
+    assert counts[0] >= 1
+    assert counts[-1] == counts[0]
 
 
 @pytest.mark.timeout(600)
@@ -211,7 +299,6 @@ def test_one_network_at_a_time_is_on_the_device_under_low_vram():
         target = network.decoder if name == "autoencoder" else network
         target.register_forward_pre_hook(lambda module, args, name=name: look(name))
     condition = sampler.encode(["a hat"], recipe=replace(RECIPE, guidance=0.0))
-    with pytest.raises(RuntimeError, match="meta tensors"):  # the scheduler, once the U-Net has run
-        sampler.denoise(condition, [1], Recipe("ddim", 1, 0.0))
+    sampler.denoise(condition, [1], Recipe("ddim", 2, 0.0))
     sampler.decode(torch.zeros(1, 4, 8, 8, device="meta"))
-    assert seen == [("text", ["text"]), ("unet", ["unet"]), ("autoencoder", ["autoencoder"])]
+    assert seen == [("text", ["text"]), *[("unet", ["unet"])] * 2, ("autoencoder", ["autoencoder"])]

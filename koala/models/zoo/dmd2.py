@@ -17,7 +17,7 @@ DMD2_4STEP = replace(
     name="dmd2-sdxl-4step",
     title="DMD2-SDXL, 4 steps",
     recipe=Recipe("lcm", steps=4, guidance=0.0, timesteps=(999, 749, 499, 249)),
-    weights=Pretrained(SDXL_BASE, unet=replace(_DMD2, path="dmd2_sdxl_4step_unet_fp16.bin")),
+    weights=Pretrained(SDXL_BASE, unet=replace(_DMD2, path="dmd2_sdxl_4step_unet_fp16.safetensors")),
     source="DMD2 (Yin et al., NeurIPS 2024) and its model card",
     license="cc-by-nc-4.0",
     notes="A U-Net for SDXL-Base's pipeline.",

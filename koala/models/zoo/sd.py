@@ -32,7 +32,7 @@ SDM_V1_4 = ModelSpec(
         layers_per_block=2,
         scaling_factor=0.18215,
         upcast_to_fp32=False,
-        tiny=HubFile("madebyollin/taesd"),
+        tiny=HubFile("madebyollin/taesd", revision="614f76814bbe30edbe2e627ace1c2234c81a2c0e"),
     ),
     recipe=Recipe("pndm", steps=25, guidance=7.5),
     resolution=512,
