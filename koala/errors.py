@@ -16,3 +16,9 @@ class UnknownName(KoalaError):
         close = difflib.get_close_matches(name, known, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         super().__init__(f"unknown {kind} {name!r}{hint}; known: {', '.join(known)}")
+
+
+def first_few(items: Iterable[str], most: int = 5) -> str:
+    """The first of `items` for a message that would be too long with all of them: "a, b, ..."."""
+    listed = list(items)
+    return ", ".join(listed[:most]) + (", ..." if len(listed) > most else "")

@@ -1,7 +1,5 @@
 """`python -m koala export`."""
 
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ import tyro
 
 from koala.errors import KoalaError
 from koala.models import zoo
+from koala.models.new_folder import new_folder
 
 if TYPE_CHECKING:
     from koala.models.load import Components
@@ -73,15 +72,8 @@ def write_folder(components: "Components", out: Path) -> None:
     from koala.sampling.pipelines import diffusers_pipeline
 
     pipeline = diffusers_pipeline(components)
-    aside = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        pipeline.save_pretrained(aside)
-        aside.replace(out)
-    except OSError as error:
-        raise KoalaError(f"cannot write {out}: {error}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    with new_folder(out) as folder:
+        pipeline.save_pretrained(folder)
 
 
 _FORMATS: dict[str, Callable[["Components", Path], None]] = {"single-file": write_file, "diffusers": write_folder}

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import torch
 
-from koala.errors import KoalaError
+from koala.errors import KoalaError, first_few
 from koala.models.spec import UNetPlan
 from koala.models.unet import build_unet, up_depths
 
@@ -129,5 +129,4 @@ def _text(value: object) -> str:
 
 def _misfits(keys: list[str], places: Mapping[str, str], theirs: Shapes, own: Shapes) -> str:
     listed = [f"{key} {own[key]} from {places[key]} {theirs.get(places[key], '(none)')}" for key in keys]
-    more = ", ..." if len(listed) > _NAMED_IN_ERRORS else ""
-    return f"{len(keys)} tensors do not fit their places in the teacher: {', '.join(listed[:_NAMED_IN_ERRORS])}{more}"
+    return f"{len(keys)} tensors do not fit their places in the teacher: {first_few(listed, _NAMED_IN_ERRORS)}"

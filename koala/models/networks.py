@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from koala.models.spec import AutoencoderPlan, ClipText, ModelSpec, TextEncoderPlan, TinyAutoencoderPlan
+from koala.models.spec import AutoencoderPlan, ModelSpec, TextEncoderPlan, TinyAutoencoderPlan
 from koala.models.unet import build_unet
 
 PARTS = ("unet", "text", "autoencoder")
@@ -25,8 +25,8 @@ def meta_networks(
         if "unet" in parts:
             networks["unet"] = build_unet(spec.unet, spec.resolution // spec.downscale)
             _check_params(spec, networks["unet"])
-        if "text" in parts and isinstance(spec.conditioning, ClipText):
-            for i, plan in enumerate(spec.conditioning.encoders):
+        if "text" in parts:
+            for i, plan in enumerate(spec.text_encoders):
                 networks[f"text_encoder_{i}"] = _text_encoder(plan)
         if "autoencoder" in parts and spec.autoencoder is not None:
             networks["autoencoder"] = _autoencoder(spec.autoencoder, spec.resolution)

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from koala import __version__
-from koala.errors import KoalaError
+from koala.errors import KoalaError, first_few
 from koala.models.ldm_names import Section, names, sections
 from koala.models.ldm_names.rules import Place, stored
 from koala.models.ldm_names.unet import PREFIX as UNET_PREFIX
@@ -27,7 +27,6 @@ from koala.models.spec import ModelSpec
 
 _ORIGINAL = (f"{UNET_PREFIX}input_blocks.", "input_blocks.", "first_stage_model.", "cond_stage_model.", "conditioner.")
 _DIFFUSERS_UNET = ("conv_in.", "down_blocks.", "up_blocks.", "conv_out.")
-_NAMED_IN_ERRORS = 5
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Difference:
 
     def __str__(self) -> str:
         kinds = {"missing": self.missing, "unexpected": self.unexpected}
-        return "; ".join(f"{len(keys)} tensors are {kind}: {_some(keys)}" for kind, keys in kinds.items() if keys)
+        return "; ".join(f"{len(keys)} tensors are {kind}: {first_few(keys)}" for kind, keys in kinds.items() if keys)
 
 
 def layout(keys: Iterable[str]) -> Literal["original", "diffusers-unet"] | None:
@@ -117,7 +116,7 @@ def original(networks: Mapping[str, nn.Module], spec: ModelSpec) -> dict[str, Te
     for part, network in networks.items():
         state = network.state_dict()
         if wrong := sorted(known[part].keys() ^ state.keys()):
-            raise KoalaError(f"this {part} is not that of {spec.name}; {len(wrong)} tensors differ: {_some(wrong)}")
+            raise KoalaError(f"this {part} is not that of {spec.name}; {len(wrong)} tensors differ: {first_few(wrong)}")
         for key, tensor in state.items():
             found = known[part][key]
             places[found.key].append(found)
@@ -156,10 +155,5 @@ def _tensors(take: Callable[[str], Tensor], section: Section, source: str, spec:
         if tensor.shape != section.shapes[key]
     ]
     if wrong:
-        raise KoalaError(f"{source} is not a checkpoint of {spec.name}: {len(wrong)} shapes differ: {_some(wrong)}")
+        raise KoalaError(f"{source} is not a checkpoint of {spec.name}: {len(wrong)} shapes differ: {first_few(wrong)}")
     return tensors
-
-
-def _some(items: Collection[str]) -> str:
-    listed = list(items)
-    return ", ".join(listed[:_NAMED_IN_ERRORS]) + (", ..." if len(listed) > _NAMED_IN_ERRORS else "")

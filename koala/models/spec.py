@@ -188,6 +188,11 @@ class ModelSpec:
         """Image pixels per pixel of what the U-Net denoises, along a side."""
         return self.autoencoder.downscale if self.autoencoder else 1
 
+    @property
+    def text_encoders(self) -> tuple[TextEncoderPlan, ...]:
+        """The CLIP text encoders; none where prompts are something else."""
+        return self.conditioning.encoders if isinstance(self.conditioning, ClipText) else ()
+
     def check_side(self, side: int) -> None:
         """Raise a `KoalaError` unless the model can draw images with a side of that many pixels."""
         unit = self.downscale

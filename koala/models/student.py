@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from koala import __version__
 from koala.errors import KoalaError
-from koala.models import safetensors_stream, single_file
+from koala.models import safetensors_stream
 from koala.models.inherit import Inheritance, inherit, unet_shapes
 from koala.models.load import RANDOM, load
 from koala.models.networks import count_params, meta_networks
@@ -51,11 +51,7 @@ def unet_weights(spec: ModelSpec, weights: str, dtype: str = "fp32", seed: int =
             f"{spec.name} is an adapter; fuse it first (`python -m koala export {spec.name} --format diffusers "
             "--out DIR`) and give that folder"
         )
-    part = source.parts["unet"]
-    if not part.original:
-        return part.checkpoint
-    found = single_file.convert(part.checkpoint.shapes, part.checkpoint.tensor, spec, ("unet",), str(part.checkpoint))
-    return Renamed(str(part.checkpoint), found["unet"])
+    return source.fitting("unet", meta_networks(spec, ("unet",))["unet"])
 
 
 def write_student(

@@ -174,6 +174,20 @@ def fuse_projections(network: Any) -> None:
                 delattr(module, name)
 
 
+def _quantised(name: str, config: str, saves: str, costs: str, obstacle: Callable[..., str | None]) -> Profile:
+    return Profile(
+        name,
+        saves,
+        costs,
+        tune=_quantise(config),
+        obstacle=obstacle,
+        storage="cpu",  # the unquantised weights never weigh on the GPU together
+        packages=("torchao",),
+        excludes=tuple(other for other in ("int8", "fp8", "low-vram") if other != name),
+        clash="quantised weights stay in one format and in one place",
+    )
+
+
 EAGER = Profile("eager", saves="nothing", costs="nothing: the networks as they are built")
 
 PROFILES: dict[str, Profile] = {
@@ -182,7 +196,7 @@ PROFILES: dict[str, Profile] = {
         EAGER,
         Profile(
             "fp16-fix",
-            saves="the fp32 decoding of SDXL's autoencoder: half its memory and more than half its time",
+            saves="the fp32 decoding of SDXL's autoencoder: half the bytes of its weights and activations",
             costs="slightly other pixels",
             respec=_fp16_vae,
             obstacle=_no_fp16_vae,
@@ -208,27 +222,19 @@ PROFILES: dict[str, Profile] = {
             excludes=("low-vram",),
             clash="compiled networks cannot move between memories",
         ),
-        Profile(
+        _quantised(
             "int8",
+            "Int8WeightOnlyConfig",
             saves="half the bytes of the U-Net's matrices (weights in int8, arithmetic in the model's dtype)",
             costs="time to widen them at each use, and rounding",
-            tune=_quantise("Int8WeightOnlyConfig"),
             obstacle=_no_torchao,
-            packages=("torchao",),
-            storage="cpu",  # the unquantised weights never weigh on the GPU together
-            excludes=("fp8", "low-vram"),
-            clash="quantised weights stay in one format and in one place",
         ),
-        Profile(
+        _quantised(
             "fp8",
-            saves="half the bytes of the U-Net's matrices, and time on GPUs that multiply fp8",
+            "Float8DynamicActivationFloat8WeightConfig",
+            saves="half the bytes of the U-Net's matrices, whose products are taken in fp8",
             costs="rounding of weights and activations",
-            tune=_quantise("Float8DynamicActivationFloat8WeightConfig"),
             obstacle=_no_fp8,
-            packages=("torchao",),
-            storage="cpu",
-            excludes=("int8", "low-vram"),
-            clash="quantised weights stay in one format and in one place",
         ),
         Profile(
             "low-vram",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from koala.errors import KoalaError
+from koala.errors import KoalaError, first_few
 from koala.models.networks import restore_buffers
 from koala.models.weights.checkpoint import Tensors
 
@@ -20,7 +20,6 @@ _OLD_NAMES = (
     (r"\.proj_attn\.", ".to_out.0."),
 )
 _NOT_WEIGHTS = re.compile(r".*\bposition_ids$")  # a table of positions that older releases saved
-_NAMED_IN_ERRORS = 5
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -82,7 +81,7 @@ def difference(own: Shapes, found: Shapes) -> str:
     ]
     kinds = {"missing": missing, "unexpected": unexpected, "of another shape": reshaped}
     return "; ".join(
-        f"{len(keys)} tensor{'s are' if len(keys) > 1 else ' is'} {kind}: {_some(keys)}"
+        f"{len(keys)} tensor{'s are' if len(keys) > 1 else ' is'} {kind}: {first_few(keys)}"
         for kind, keys in kinds.items()
         if keys
     )
@@ -93,7 +92,3 @@ def _renamed(key: str, own: Shapes) -> str | None:
         if (name := re.sub(old, new, key, count=1)) in own:
             return name
     return None
-
-
-def _some(keys: list[str]) -> str:
-    return ", ".join(keys[:_NAMED_IN_ERRORS]) + (", ..." if len(keys) > _NAMED_IN_ERRORS else "")

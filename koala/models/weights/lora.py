@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from koala.errors import KoalaError
-from koala.models.spec import ClipText, ModelSpec
+from koala.models.spec import ModelSpec
 from koala.models.weights.checkpoint import ENDINGS, Checkpoint
 
 _FILES = ("pytorch_lora_weights", "adapter_model")  # diffusers' name, and peft's
@@ -67,8 +67,7 @@ def adapt(components: Any, adapter: Adapter) -> None:
 
 def _prefixes(spec: ModelSpec) -> tuple[str, ...]:
     """What diffusers calls the networks of `spec` that an adapter may change."""
-    encoders = len(spec.conditioning.encoders) if isinstance(spec.conditioning, ClipText) else 0
-    return _PREFIXES[: 1 + encoders]
+    return _PREFIXES[: 1 + len(spec.text_encoders)]
 
 
 def _pipeline(components: Any) -> Any:

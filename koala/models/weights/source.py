@@ -13,7 +13,7 @@ from koala.errors import KoalaError
 from koala.models import single_file
 from koala.models.ldm_names import Section, sections
 from koala.models.networks import meta_networks
-from koala.models.spec import AutoencoderPlan, ClipText, ModelSpec
+from koala.models.spec import AutoencoderPlan, ModelSpec
 from koala.models.weights.checkpoint import Checkpoint, Renamed, Tensors, read_config
 from koala.models.weights.files import LAYOUTS, is_half
 from koala.models.weights.fill import Misfit, fill, fit
@@ -115,10 +115,9 @@ def locate(spec: ModelSpec, weights: str, parts: Collection[str], dtype: str) ->
 
 
 def _networks(spec: ModelSpec, parts: Collection[str]) -> list[str]:
-    encoders = len(spec.conditioning.encoders) if isinstance(spec.conditioning, ClipText) else 0
     of_part = {
         "unet": ["unet"],
-        "text": [f"text_encoder_{i}" for i in range(encoders)],
+        "text": [f"text_encoder_{i}" for i in range(len(spec.text_encoders))],
         "autoencoder": ["autoencoder"] if spec.autoencoder else [],
     }
     return [network for part, networks in of_part.items() if part in parts for network in networks]
