@@ -4,10 +4,19 @@ import sys
 
 from koala.harness.cli import Command, main
 
-COMMANDS = {"metrics": Command("eval.commands.metrics", "list the metrics and which way each is better")}
-EXAMPLES = ("python -m eval metrics", "python -m eval metrics --json")
+COMMANDS = {
+    "score": Command("eval.commands.score", "score images: galleries or folders, against a reference if one is given"),
+    "report": Command("eval.commands.report", "tables, figures and contact sheets of all scores"),
+    "compare": Command("eval.commands.compare", "two sets on the same prompts and seeds, with intervals"),
+    "publish": Command("eval.commands.publish", "copy whole scores and their tables to results/"),
+    "metrics": Command("eval.commands.metrics", "list the metrics and which way each is better"),
+    "weights": Command("eval.commands.weights", "list the weight files metrics want, and fetch what may be fetched"),
+}
+EXAMPLES = (
+    "python -m eval score runs/images/koala-700m --reference photos/",
+    "python -m eval report",
+    "python -m eval weights --fetch",
+)
 
 if __name__ == "__main__":
-    sys.exit(
-        main("eval", "How good images are. FID, CLIP score and prompt suites are still to come.", COMMANDS, EXAMPLES)
-    )
+    sys.exit(main("eval", "How good images are: metrics of images and of sets of images.", COMMANDS, EXAMPLES))

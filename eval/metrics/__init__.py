@@ -1,29 +1,21 @@
-"""The registry of metrics: the files of this folder."""
+"""The registry of metrics: the files of this folder, each with `METRIC` or `VARIANTS`."""
 
-import pkgutil
-from importlib import import_module
-from types import ModuleType
+from eval.metric import Metric
+from eval.registry import Registry
 
-from eval.metric import ImageMetric
-from koala.errors import UnknownName
+_REGISTRY = Registry(__name__, __path__, "metric", "METRIC")
 
 
 def names() -> list[str]:
-    """Every metric, by the name of its file."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    """Every metric and variant, as `fid:clean`."""
+    return _REGISTRY.names()
 
 
-def load(name: str) -> ImageMetric:
+def load(name: str) -> Metric:
     """A fresh instance of the metric called `name`."""
-    return _module(name).METRIC()
+    return _REGISTRY.load(name)
 
 
 def summary(name: str) -> str:
     """The first line of the metric's docstring."""
-    return (_module(name).__doc__ or "").strip().splitlines()[0]
-
-
-def _module(name: str) -> ModuleType:
-    if name not in names():
-        raise UnknownName("metric", name, names())
-    return import_module(f"{__name__}.{name}")
+    return _REGISTRY.summary(name)

@@ -90,7 +90,7 @@ def run(options: Options) -> int:
         why = "" if options.weights else f" ({spec.name} has no released ones)"
         console.print(f"random weights{why}: the images will be noise")
 
-    from koala.models.weights import Adapter  # torch, which the mistakes above need not wait for
+    from koala.models.weights.lora import Adapter  # torch, which the mistakes above need not wait for
     from koala.sampling.filling import fill
     from koala.sampling.gallery import Gallery
     from koala.sampling.job import Settings

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,9 +132,11 @@ class Store:
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
 
-    def append(self, row: Row) -> None:
-        """Write one row and return when it is on disk."""
-        data = json.dumps(row, allow_nan=False).encode() + b"\n"
+    def append(self, *rows: Row) -> None:
+        """Write rows and return when they are on disk; a kill leaves the first of them whole."""
+        self._write(b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows))
+
+    def _write(self, data: bytes) -> None:
         try:
             while data:
                 data = data[os.write(self._file, data) :]
@@ -144,21 +147,28 @@ class Store:
     def _finish_torn_line(self) -> None:
         size = os.fstat(self._file).st_size
         if size and os.pread(self._file, 1, size - 1) != b"\n":
-            os.write(self._file, b"\n")
+            self._write(b"\n")
 
 
 def set_aside(path: Path) -> Path | None:
-    """Rename an existing file so that a fresh one can start; its new name, or null if there was none."""
+    """Rename an existing file so that a fresh one can start; its new name, or null if there was none.
+
+    A file that another run is writing stays.
+    """
     if not path.exists():
         return None
+    with Store(path):
+        pass
     stamp = time.strftime("%Y%m%d-%H%M%S")
     aside = path.with_name(f"{path.stem}.{stamp}{path.suffix}")
     for n in range(2, 1000):
         if not aside.exists():
             break
         aside = path.with_name(f"{path.stem}.{stamp}-{n}{path.suffix}")
-    path.rename(aside)
-    return aside
+    try:
+        return path.rename(aside)
+    except OSError as error:
+        raise KoalaError(f"cannot rename {path}: {error.strerror}") from error
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -172,4 +182,6 @@ def write_whole(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            aside.unlink()
         raise KoalaError(f"cannot write {path}: {error.strerror}") from error

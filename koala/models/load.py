@@ -9,11 +9,12 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from koala.errors import UnknownName
-from koala.models import weights as pretrained
 from koala.models.conditioning import Conditioner, build_conditioner
 from koala.models.networks import PARTS, meta_networks
 from koala.models.random_weights import materialise
 from koala.models.spec import ModelSpec
+from koala.models.weights.lora import Adapter, adapt
+from koala.models.weights.source import locate
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 RANDOM = "random"
@@ -55,7 +56,7 @@ def load(
     parts: Collection[str] = PARTS,
     seed: int = 0,
     storage: torch.device | str | None = None,
-    adapters: Collection[pretrained.Adapter] = (),
+    adapters: Collection[Adapter] = (),
 ) -> Components:
     """The components of `spec` named by `parts` ("unet", "text", "autoencoder"), ready for inference.
 
@@ -69,7 +70,7 @@ def load(
     if dtype not in DTYPES:
         raise UnknownName("dtype", dtype, DTYPES)
     device, storage = torch.device(device), torch.device(storage or device)
-    source = None if weights == RANDOM else pretrained.locate(spec, weights, parts, dtype)
+    source = None if weights == RANDOM else locate(spec, weights, parts, dtype)
     if source is not None:
         spec = source.respec(spec)
     networks = meta_networks(spec, parts, DTYPES[dtype])
@@ -92,7 +93,7 @@ def load(
     )
     wanted = (*(source.adapters if source else ()), *adapters)
     for adapter in sorted(wanted, key=lambda adapter: not adapter.fused):  # nothing is fused beneath an attached one
-        pretrained.adapt(components, adapter)
+        adapt(components, adapter)
     return components
 
 

@@ -38,13 +38,6 @@ def count_params(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def restore_buffers(module: nn.Module) -> None:
-    """Fill the buffers that no checkpoint holds; the only one these networks have is CLIP's table of positions."""
-    for name, buffer in module.named_buffers():
-        assert name.endswith("position_ids"), f"no rule restores the buffer {name}"
-        buffer.copy_(torch.arange(buffer.shape[-1], device=buffer.device).expand_as(buffer))
-
-
 def _check_params(spec: ModelSpec, unet: nn.Module) -> None:
     expected, found = spec.unet_params, count_params(unet)
     assert expected in (None, found), f"{spec.name}: {found:,} parameters in the U-Net, {expected:,} published"

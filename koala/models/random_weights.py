@@ -8,7 +8,7 @@ keeps activations of a deep U-Net finite in fp16 and far from denormals.
 import torch
 from torch import Tensor, nn
 
-from koala.models.networks import restore_buffers
+from koala.models.weights.fill import restore_buffers
 
 _BLOCK = 2**18 - 5  # a prime: rows of a matrix never line up with the block, so no two are alike
 _STRIDE = 2**12 + 3

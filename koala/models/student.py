@@ -18,10 +18,10 @@ from koala.models.networks import count_params, meta_networks
 from koala.models.new_folder import new_folder
 from koala.models.safetensors_stream import Entry
 from koala.models.spec import ModelSpec
-from koala.models.weights import locate
 from koala.models.weights.checkpoint import Renamed, Tensors
 from koala.models.weights.fill import difference, own_names
 from koala.models.weights.recognise import recognise
+from koala.models.weights.source import locate
 
 _FILE = "diffusion_pytorch_model.safetensors"
 

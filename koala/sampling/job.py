@@ -16,7 +16,7 @@ from koala.errors import KoalaError
 from koala.harness.records import Row
 from koala.models.load import load
 from koala.models.spec import ModelSpec, Recipe
-from koala.models.weights import Adapter
+from koala.models.weights.lora import Adapter
 from koala.sampling.difference import image_difference
 from koala.sampling.gallery import Gallery, image_key, settings_key
 from koala.sampling.profiles import EAGER, Profile

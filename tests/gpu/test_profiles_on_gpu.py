@@ -78,6 +78,7 @@ def test_every_profile_gives_a_row_with_its_stages_or_says_why_not(rows, profile
             assert sum(parts) == pytest.approx(device, rel=0.03)
 
 
+@pytest.mark.proves("profile", name=("eager", "low-vram"), weights="random")
 @pytest.mark.fullsize
 def test_low_vram_peaks_below_eager_and_below_all_weights_together(rows):
     eager, low = (rows(profile, "koala-700m")["memory_bytes"] for profile in ("eager", "low-vram"))
@@ -85,6 +86,7 @@ def test_low_vram_peaks_below_eager_and_below_all_weights_together(rows):
     assert low["peak_allocated"] < low["weights"]
 
 
+@pytest.mark.proves("profile", param="profile", weights="random")
 @pytest.mark.fullsize
 @pytest.mark.parametrize("profile", ["fp16-fix", "tiny-vae"])
 def test_another_autoencoder_decodes_sdxl_in_fp16_with_less_memory_and_time(rows, profile):
@@ -94,6 +96,7 @@ def test_another_autoencoder_decodes_sdxl_in_fp16_with_less_memory_and_time(rows
     assert min(other["samples_s"]["decode"]) < min(eager["samples_s"]["decode"])
 
 
+@pytest.mark.proves("profile", param="profile", weights="random", size="toy")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("profile", "most"), [("compiled", 0.05), ("low-vram", 1e-3), ("int8", 0.2), ("fp8", 0.5)])
 def test_latents_of_a_profile_stay_near_those_of_eager(profile, most):

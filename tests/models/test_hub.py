@@ -66,10 +66,12 @@ def load_hub(spec=RELEASED, **how):
 # Places --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.proves("loader", name="mirror", weights="random", size="toy")
 def test_a_folder_laid_out_as_the_hub_is_loaded(original, mirror):
     assert_same_networks(load_hub(), original)
 
 
+@pytest.mark.proves("loader", name="hub-cache", weights="random", size="toy")
 def test_the_cache_of_the_hub_is_loaded(original, folder, home):
     as_cache(folder, home)
     assert_same_networks(load_hub(), original)
@@ -186,6 +188,7 @@ def hub(original, folder, monkeypatch):
         yield server
 
 
+@pytest.mark.proves("loader", name="hub", weights="random", size="toy", remark="a local server")
 @needs_client
 def test_what_is_missing_is_downloaded_once_and_only_what_is_needed(hub, original, home):
     assert_same_networks(load_hub(), original)

@@ -136,6 +136,7 @@ def test_a_buffer_without_a_rule_is_not_left_undefined():
         materialise(layer, "cpu")
 
 
+@pytest.mark.proves("loader", name="random", weights="random", remark="the U-Net of koala-700m")
 @pytest.mark.fullsize
 def test_the_full_size_koala_700m_is_finite_in_bf16():
     spec = zoo.get("koala-700m")

@@ -10,7 +10,7 @@ from koala.errors import KoalaError
 from koala.models.cost import unet_inputs
 from koala.models.load import DTYPES, load
 from koala.models.spec import HubFile
-from koala.models.weights import Adapter, adapt
+from koala.models.weights.lora import Adapter, adapt
 
 
 def write(kind, spec, networks, folder):
@@ -74,6 +74,7 @@ def close(found, expected, atol=1e-5):
     torch.testing.assert_close(found, expected, atol=atol, rtol=0)
 
 
+@pytest.mark.proves("loader", name="lora", weights="random", size="toy")
 @pytest.mark.parametrize("kind", KINDS)
 def test_fused_and_attached_adapters_of_every_format_give_what_was_trained(kind, family):
     spec, without, trained, paths = family

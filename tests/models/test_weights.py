@@ -52,6 +52,7 @@ def unet_only(spec, path, **how):
 # Folders
 
 
+@pytest.mark.proves("loader", name=("diffusers-folder", "fp16-variant", "shards"), weights="random", size="toy")
 @pytest.mark.parametrize(
     ("spec", "how"),
     [(SDXL, {"variant": "fp16"}), (SDXL, {"max_shard_size": "300KB"}), *((spec, {}) for spec in FAMILIES.values())],
@@ -74,6 +75,7 @@ def as_torch_files(folder):
         file.unlink()
 
 
+@pytest.mark.proves("loader", name="bin", weights="random", size="toy")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_torch_files_are_loaded_and_cast_to_the_dtype_asked_for(dtype, original, copy):
     as_torch_files(copy)
@@ -121,6 +123,7 @@ def test_a_folder_of_nothing_and_a_name_of_nothing_are_errors(tmp_path):
         load(SDXL, "cpu", weights="hbu")
 
 
+@pytest.mark.proves("loader", name="unet-folder", weights="random", size="toy")
 def test_a_unets_own_folder_says_that_the_rest_was_never_released(original, folder):
     assert_same_state(unet_only(SDXL, folder / "unet"), original.unet.state_dict())
     with pytest.raises(KoalaError, match="no weights of tiny-koala-700m were released, its text_encoder_0 neither"):
@@ -174,6 +177,7 @@ def write_torch(tensors, path):
     torch.save({"state_dict": tensors, "epoch": 3} if path.suffix == ".ckpt" else tensors, path)
 
 
+@pytest.mark.proves("loader", name="diffusers-file", weights="random", size="toy")
 @pytest.mark.parametrize("ending", [".safetensors", ".bin", ".pt", ".ckpt"])
 def test_a_file_in_diffusers_naming_is_a_unet(ending, unet, tmp_path):
     path = tmp_path / f"some{ending}"
@@ -181,6 +185,7 @@ def test_a_file_in_diffusers_naming_is_a_unet(ending, unet, tmp_path):
     assert_same_state(unet_only(SDXL, path), unet)
 
 
+@pytest.mark.proves("loader", name="original-file", weights="random", size="toy")
 @pytest.mark.parametrize("ending", [".safetensors", ".ckpt"])
 @pytest.mark.parametrize("spec", FAMILIES.values(), ids=FAMILIES)
 def test_a_whole_checkpoint_in_original_naming_is_a_whole_model(spec, ending, tmp_path):

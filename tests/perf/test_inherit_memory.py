@@ -52,6 +52,7 @@ def random_teacher(path):
     return write(path, entries, lambda key: torch.randn(entries[key].shape, dtype=torch.float16), {"format": "pt"})
 
 
+@pytest.mark.proves("loader", name="unet-folder", weights="random", remark="SDXL into a student")
 @pytest.mark.fullsize
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the kernel's own count")

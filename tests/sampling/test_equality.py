@@ -63,6 +63,7 @@ def assert_equal(components, recipe, size=(64, 64), negative=None, prompts=PROMP
         assert difference <= TOLERANCE, f"{name} differ by {difference:.2e}"
 
 
+@pytest.mark.proves("profile", name="eager", weights="random", size="toy")
 @pytest.mark.parametrize("name", kinds())
 def test_every_family_with_its_own_recipe_draws_what_diffusers_draws(name):
     spec = zoo.get(f"tiny-{name}")

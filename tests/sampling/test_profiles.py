@@ -97,6 +97,7 @@ def test_fp16_fix_decodes_sdxl_in_fp16_with_the_fixed_weights():
     assert load(zoo.get("tiny-sdxl"), "cpu", "fp16", parts=("autoencoder",)).autoencoder.dtype == torch.float32
 
 
+@pytest.mark.proves("profile", name="tiny-vae", weights="random", size="toy", remark="that VAE at its real size")
 def test_tiny_vae_takes_the_autoencoder_of_the_models_latent_space():
     assert profiles.get("tiny-vae").respec(zoo.get("koala-1b")).autoencoder.weights.repository == "madebyollin/taesdxl"
     assert profiles.get("tiny-vae").respec(zoo.get("bk-sdm-base")).autoencoder.weights.repository == "madebyollin/taesd"
@@ -105,6 +106,7 @@ def test_tiny_vae_takes_the_autoencoder_of_the_models_latent_space():
     assert images.shape == (1, 64, 64, 3)
 
 
+@pytest.mark.proves("profile", name="low-vram", weights="random", size="toy")
 def test_low_vram_decodes_large_images_in_tiles():
     sampler, _ = draw("tiny-bk-sdm-tiny", "low-vram")
     tiles = []
@@ -137,6 +139,7 @@ def test_quantisation_leaves_the_compilers_settings_alone():
     assert torch._inductor.config.save_config() == before
 
 
+@pytest.mark.proves("profile", name="int8", weights="random", size="toy")
 def test_int8_weights_take_fewer_bytes_and_draw_nearly_the_same():
     pytest.importorskip("torchao")
     sampler, images = draw("tiny-koala-700m", "int8")

@@ -158,6 +158,7 @@ def test_every_row_of_a_profile_says_how_far_it_is_from_eager(sample, tmp_path):
     assert differences[0]["mean_absolute_levels"] == pytest.approx(apart.mean())
 
 
+@pytest.mark.proves("profile", name=("eager", "low-vram"), weights="random", size="toy")
 def test_a_profile_that_changes_nothing_here_is_identical_to_eager(sample, tmp_path):
     _, _, stderr = sample("a cat", "--profile", "low-vram", "--resolution", 32)
     difference = rows(tmp_path / "out")[0]["profile_difference"]

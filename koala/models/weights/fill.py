@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from koala.errors import KoalaError, first_few
-from koala.models.networks import restore_buffers
 from koala.models.weights.checkpoint import Tensors
 
 # What older releases of transformers and diffusers called a tensor, tried in this order where a name is unknown.
@@ -49,6 +48,13 @@ def fill(skeleton: nn.Module, checkpoint: Tensors, device: torch.device | str) -
         targets[ours].copy_(tensor)
     restore_buffers(network)
     return network
+
+
+def restore_buffers(module: nn.Module) -> None:
+    """Fill the buffers that no checkpoint holds; the only one these networks have is CLIP's table of positions."""
+    for name, buffer in module.named_buffers():
+        assert name.endswith("position_ids"), f"no rule restores the buffer {name}"
+        buffer.copy_(torch.arange(buffer.shape[-1], device=buffer.device).expand_as(buffer))
 
 
 def fit(network: nn.Module, checkpoint: Tensors) -> dict[str, str]:

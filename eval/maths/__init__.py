@@ -1,0 +1,1 @@
+"""Formulas over features: tensors in, numbers out; no files, no networks."""

