@@ -51,6 +51,7 @@ class Situation:
     without_groups: str  # which sets have no two images of a prompt
     reference: bool
     reference_images: bool
+    misfit: Callable[[str, int], str | None]  # why a file of statistics is not of the features of that name and width
 
 
 @dataclass(frozen=True)
@@ -95,20 +96,29 @@ def plan(
     ready: list[Planned] = []
     unavailable: list[Unavailable] = []
     for name in dict.fromkeys(names or (*STANDARD, *SUBSTITUTES)):
-        metric = metrics.load(name)
-        obstacle = _obstacle(name, metric, situation) or _missing(name, metric, weights)
-        if obstacle is None:
-            ready.append(_planned(name, metric, weights, choose_dtype))
+        planned = _planned_or_not(name, situation, weights, choose_dtype)
+        if isinstance(planned, Planned):
+            ready.append(planned)
         elif names:
-            raise KoalaError(f"{name} cannot be computed: {obstacle.reason}")
+            raise KoalaError(f"{name} cannot be computed: {planned.reason}")
         else:
-            unavailable.append(obstacle)
+            unavailable.append(planned)
     if not ready:
         lines = "\n".join(f"  {u.name}: {u.reason.splitlines()[0]}" for u in unavailable)
         raise KoalaError(
             f"no metric can be computed here:\n{lines}\n`python -m eval weights --fetch` fetches some files"
         )
     return ready, unavailable
+
+
+def _planned_or_not(
+    name: str, there: Situation, weights: Weights, choose_dtype: Callable[[Feed], str] | None
+) -> Planned | Unavailable:
+    metric = metrics.load(name)
+    if obstacle := _obstacle(name, metric, there) or _missing(name, metric, weights):
+        return obstacle
+    planned = _planned(name, metric, weights, choose_dtype)
+    return _misfit(planned, there) or planned
 
 
 def _planned(name: str, metric: Metric, weights: Weights, choose_dtype: Callable[[Feed], str] | None) -> Planned:
@@ -137,6 +147,14 @@ def _obstacle(name: str, metric: Metric, there: Situation) -> Unavailable | None
     if isinstance(metric, SetMetric) and metric.needs_reference_images and not there.reference_images:
         return Unavailable(name, "it needs the reference's images: a mean and a covariance are not enough for it")
     return None
+
+
+def _misfit(planned: Planned, there: Situation) -> Unavailable | None:
+    metric = planned.metric
+    if not (isinstance(metric, SetMetric) and metric.needs_reference and planned.feed and planned.spool):
+        return None
+    reason = there.misfit(planned.spool, extractors.load(planned.feed.extractor).dim)
+    return Unavailable(planned.name, reason) if reason else None
 
 
 def _missing(name: str, metric: Metric, weights: Weights) -> Unavailable | None:

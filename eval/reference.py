@@ -66,7 +66,9 @@ class Reference:
         another feed. No spool of the same feed may be open. Neither names nor order of the files change the result.
         """
         if self.statistics:
-            return self._fitting(self.statistics, feed, dim)
+            if reason := self.misfit(feed, dim):
+                raise KoalaError(reason)
+            return self.statistics.gaussian
         bad = {self._hashes.get(item.file) for item in self.items if item.path in unreadable}
         keys = sorted(key for key in self._hashes.values() if key not in bad)
         with self.spool(feed, dim) as spool:
@@ -81,14 +83,17 @@ class Reference:
     def _folder(self) -> Path:
         return made(cache_folder() / "references" / self.content)
 
-    def _fitting(self, statistics: Statistics, feed: str, dim: int) -> Gaussian:
-        there, origin = len(statistics.gaussian.mean), statistics.origin
+    def misfit(self, feed: str, dim: int) -> str | None:
+        """Why a file of statistics is not of that feed, as far as it says; None where it may be, and for images."""
+        if not self.statistics:
+            return None
+        there, origin = len(self.statistics.gaussian.mean), self.statistics.origin
         made = f" (it says: {json.dumps(origin)[:300]})" if origin else ""
         if there != dim:
-            raise KoalaError(f"{self.path} holds statistics of {there} features and {dim} are asked for{made}")
+            return f"{self.path} holds statistics of {there} features and {dim} are asked for{made}"
         if origin.get("feed", feed) != feed:
-            raise KoalaError(f"{self.path} holds statistics of other features than are asked for{made}")
-        return statistics.gaussian
+            return f"{self.path} holds statistics of other features than are asked for{made}"
+        return None
 
 
 class _Kept(FeatureSet):

@@ -11,6 +11,7 @@ from eval.plan import Planned
 from eval.reference import Reference
 from eval.run import Run
 from eval.set_scores import Against
+from koala.harness.records import Row
 
 
 def against(reference: Reference | None, planned: Sequence[Planned], run: Run) -> tuple[Against, list[str]]:
@@ -27,7 +28,9 @@ def against(reference: Reference | None, planned: Sequence[Planned], run: Run) -
         _compute(reference, feeds, reading, run)
     unreadable = {bad.path for bad in reading.unreadable.values()}
     features = {feed: reference.features(name, _dim(feed), unreadable) for feed, name in feeds.items()}
-    facts = {"name": reference.name, "content": reference.content, "path": str(reference.path)}
+    facts: Row = {"name": reference.name, "content": reference.content, "path": str(reference.path)}
+    facts["unreadable"] = len(reading.unreadable)
+    facts["unnamed_features"] = bool(reference.statistics and "feed" not in reference.statistics.origin)
     problems = [f"reference {bad.path}: {bad.reason}" for bad in reading.unreadable.values()]
     return Against(facts, features), problems
 

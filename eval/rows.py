@@ -12,7 +12,8 @@ All stand in one file of JSON lines, `rows.jsonl`, beside `environment` lines (`
   `prompt`, `seed`, `tags` ({column: value}), `scores` ({metric id: x}; empty where only set metrics were asked for).
 - `eval`, level "group": `set`, `prompt`, `files`, `sha256` (of each file), `scores`.
 - `eval`, level "set": `set`, `content`, `metric` (an id), `value`, `interval` ({low, high, confidence, method} or
-  null), `n`, `n_reference`, `reference` ({name, content, path} or null), `detail`.
+  null), `n`, `n_reference`, `reference` ({name, content, path, unreadable,
+  unnamed_features: whether it is a file that does not say of which features} or null), `detail`.
 - `unavailable`: `set`, `metric` (a name), `reason`, `files` (those missing), `reference` (as above).
 
 `eval` rows carry `environment` and `started_at`. A score that is no number is null, with a reason in `detail`.

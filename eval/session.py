@@ -53,6 +53,7 @@ class Job:
             without_groups=first_few(single),
             reference=self.reference is not None,
             reference_images=bool(self.reference and self.reference.images),
+            misfit=self.reference.misfit if self.reference else lambda feed, dim: None,
         )
 
 

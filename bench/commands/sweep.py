@@ -96,8 +96,7 @@ def run(options: Options) -> int:
     if options.dry_run:
         return dry_run(server, cases, finished, plan, options.out)
     if options.fresh and options.out.exists():
-        with records.Store(options.out):  # refuses a file that another run is writing
-            console.print(f"the old rows are kept in {records.set_aside(options.out)}")
+        console.print(f"the old rows are kept in {records.set_aside(options.out)}")
     if finished:
         console.print(f"{len(finished)} of {len(cases)} cases are measured already (--fresh measures them again)")
     code = measure(to_do, plan, options, server, console) if to_do else 0

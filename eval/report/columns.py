@@ -24,6 +24,7 @@ Line = dict[str, Any]
 
 _SHA_SHOWN = 12
 _LONG = 400  # characters of a preparation or of settings that are shown
+UNNAMED = " ‡"  # marks statistics of features that nobody names
 _BIAS = ("debiased", "bias", "at_least", "at_most")  # the bounds stand where no interval is known
 
 
@@ -128,7 +129,9 @@ def _reference(lines: Sequence[Line]) -> str | None:
         return None
     counts = sorted({int(line["n_reference"]) for line in lines if line["n_reference"] is not None})
     n = f"n={' or '.join(map(str, counts))}" if counts else "n not known"
-    return f"{plain(first['reference'] or 'a reference')} ({n}, content {str(first['reference_content'])[:SHORT]})"
+    n += f", {first['reference_unreadable']:.0f} unreadable" if first["reference_unreadable"] else ""
+    name = plain(first["reference"] or "a reference") + (UNNAMED if first["reference_unnamed_features"] else "")
+    return f"{name} ({n}, content {str(first['reference_content'])[:SHORT]})"
 
 
 def _beside_fp32(line: Line) -> str:

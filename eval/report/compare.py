@@ -1,6 +1,7 @@
 """Two sets of images side by side: paired where they share prompts and seeds, refused where scores are unlike."""
 
 import json
+import posixpath
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import pandas as pd
 from eval.report.collect import Score, Scored, SetKey
 from eval.report.headings import SHORT, plain, rounded
 from koala.errors import KoalaError, UnknownName
-from koala.harness.bootstrap import Difference, paired_difference
+from koala.harness.bootstrap import FEWEST_CLUSTERS, Difference, paired_difference
 from koala.harness.records import Row
 from koala.harness.tables import escape, significant, to_markdown
 
@@ -85,12 +86,16 @@ def pair_scores(scored: Scored, first: SetKey, second: SetKey) -> list[Pairing]:
 
 
 def pair_key(score: Score) -> Hashable:
-    """What a partner shares: prompt and seed, only the prompt for a group of seeds, else the file name."""
+    """What a partner shares: prompt and seed, only the prompt for a group of seeds, else prompt and file name.
+
+    Names are taken without their ending: degraded copies are often of another format.
+    """
     row = score.row
     if row.get("prompt") and row.get("level") == "group":
         return "group", row["prompt"]
-    known = row.get("prompt") and row.get("seed") is not None
-    return ("image", row["prompt"], row["seed"]) if known else ("file", row.get("file"))
+    if row.get("prompt") and row.get("seed") is not None:
+        return "image", row["prompt"], row["seed"]
+    return "file", posixpath.splitext(row.get("file") or "")[0], row.get("prompt")
 
 
 def _pairing(metric: Row, first: Sequence[Score], second: Sequence[Score]) -> Pairing | None:
@@ -178,9 +183,10 @@ def render(found: Comparison) -> str:
 
 
 _NOTES = (
-    "- Differences are the second set's minus the first's, over pairs of the same prompt and seed (of the same file "
-    "name where images have no prompt). The interval is a bootstrap over prompts; p is that of a sign-flip permutation "
-    "of prompts, not corrected for the number of metrics.",
+    "- Differences are the second set's minus the first's, over pairs of the same prompt and seed (where no seed is "
+    "known, of the same prompt and file name, whatever its ending). The interval is a bootstrap over prompts, none "
+    f"below {FEWEST_CLUSTERS}; p is that of a sign-flip permutation of prompts, not corrected for the number of "
+    "metrics.",
     "- Means are over all scores of a set; scores without a partner count there and not in the difference.",
 )
 _UNTESTED = (
@@ -226,12 +232,18 @@ def verdict(pair: Pairing, first: str, second: str) -> str:
     return f"{second if (difference.mean > 0) == higher else first} is better"
 
 
+def _with_interval(row: Row) -> str:
+    interval = row.get("interval")
+    known = f" [{rounded(interval['low'])}, {rounded(interval['high'])}]" if interval else ""
+    return f"{rounded(row['value'])}{known} (n={row.get('n')})"
+
+
 def _beside_line(metric: Row, first: Row, second: Row, found: Comparison) -> dict[str, Any]:
     ours, theirs = first.get("value"), second.get("value")
     return {
         "metric": plain(metric.get("label")),
         **{
-            f"{escape(name)} (n)": None if row.get("value") is None else f"{rounded(row['value'])} (n={row.get('n')})"
+            f"{escape(name)} (n)": None if row.get("value") is None else _with_interval(row)
             for name, row in ((found.first, first), (found.second, second))
         },
         "difference": None if ours is None or theirs is None else rounded(theirs - ours),

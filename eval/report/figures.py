@@ -82,10 +82,11 @@ def draw_tags(tags: pd.DataFrame, frame: pd.DataFrame, folder: Path) -> list[Pat
     if tags.empty:
         return []
     sets, columns = set_names(frame), column_names(frame)
-    shown = list(sets)[:MOST_SETS_BY_TAG]
     written = []
     for number, (tag, group) in enumerate(tags.groupby(TAG_COLUMNS[0], sort=False), start=1):
-        lines = [line for line in lines_of(group) if line["value"] is not None and set_key(line) in shown]
+        known = [line for line in lines_of(group) if line["value"] is not None]
+        shown = [key for key in sets if key in set(map(set_key, known))][:MOST_SETS_BY_TAG]
+        lines = [line for line in known if set_key(line) in shown]
         values = sorted({line[TAG_COLUMNS[1]] for line in lines})[:MOST_TAG_VALUES]
         metrics = list(dict.fromkeys(line["metric_id"] for line in lines))
         if not lines:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from eval.report.collect import reference_content
-from eval.report.columns import column_remarks, render_bias, render_columns
+from eval.report.columns import UNNAMED, column_remarks, render_bias, render_columns
 from eval.report.headings import (
     SUBSTITUTE,
     ColumnKey,
@@ -25,6 +25,7 @@ from koala.harness.records import Row
 from koala.harness.tables import escape, to_markdown
 
 _TITLES = {"set": "Sets", "image": "Images (means)", "group": "Images of one prompt (means; n counts prompts)"}
+_LONG_REASON = 240
 Line = dict[str, Any]
 
 _CELLS = (
@@ -39,6 +40,10 @@ _SUBSTITUTES = (
 _UNVERIFIED = (
     "[unverified]: the standard code on weights that are not the published file, or could not be shown to be; such a "
     "number compares with nothing but the same column, and with no published one."
+)
+_UNNAMED = (
+    f"{UNNAMED.strip()} A file of statistics that does not say of which features: only who made it knows whether "
+    "network, weights and preparation were those of the column, without which the distance says nothing."
 )
 _OUTSIDE = (
     "A value outside its interval: the interval is that of the bias-corrected value, which stands below; at small n "
@@ -98,7 +103,7 @@ def not_computed(unavailable: Sequence[Row], frame: pd.DataFrame) -> str:
     missing: dict[tuple[str, str], dict[str, set[str]]] = {}
     for (set_id, metric, _), row in ((key, row) for key, row in latest.items() if key not in done):
         files, reason = ", ".join(map(plain, row.get("files") or [])), str(row.get("reason") or "").partition("\n")[0]
-        why = plain(reason) if not files else "not on this machine"
+        why = plain(reason, _LONG_REASON) if not files else "not on this machine"
         missing.setdefault((files, why), {}).setdefault(plain(metric), set()).add(str(set_id))
     if not missing:
         return "Nothing that was tried is missing.\n"
@@ -142,6 +147,7 @@ def _notes(frame: pd.DataFrame) -> list[str]:
     notes = [
         _CELLS,
         *([_SUBSTITUTES] if any(line["substitute"] for line in lines) else []),
+        *([_UNNAMED] if any(line["reference_unnamed_features"] for line in lines) else []),
         *([_UNVERIFIED] if any("[unverified]" in line["label"] for line in lines) else []),
         *([_OUTSIDE] if any(map(_outside, lines)) else []),
         *(f"{', '.join(called)}: {text}." for text, called in of_sets.items()),

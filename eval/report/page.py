@@ -79,19 +79,22 @@ def _against(scored: Scored, frame: pd.DataFrame, baseline: str) -> str:
         for key in names
         if key != base
         for pair in pair_scores(scored, base, key)
+        if pair.difference
     ]
+    without = [name for key, name in names.items() if key != base and name not in {line["images of"] for line in lines}]
     title = f"## Against {escape(names[base])}"
     if not lines:
         return f"{title}\n\nNo other set has scores that pair with its own.\n"
+    notes = [_BASELINE_NOTE, *([f"- Without a pair: {escape(', '.join(without))}."] if without else [])]
     table = pd.DataFrame(lines)
     right = [name for name in table.columns if name not in ("images of", "metric", "verdict")]
-    return "\n".join([title, "", to_markdown(table, dict.fromkeys(right, str)), "", _BASELINE_NOTE, ""])
+    return "\n".join([title, "", to_markdown(table, dict.fromkeys(right, str)), "", *notes, ""])
 
 
 _BASELINE_NOTE = (
-    "- Differences are a set's minus the baseline's over pairs of one prompt and seed; the interval is a bootstrap "
-    "over prompts, p that of a sign-flip permutation of prompts, not corrected for the number of comparisons. "
-    "Metrics of whole sets have no pairs."
+    "- Differences are a set's minus the baseline's over pairs of one prompt and seed (where no seed is known, of one "
+    "prompt and file name); the interval is a bootstrap over prompts, p that of a sign-flip permutation of prompts, "
+    "not corrected for the number of comparisons. Metrics of whole sets have no pairs."
 )
 
 

@@ -72,12 +72,10 @@ def _whole_rows(scored: Scored, known: Records) -> tuple[list[Row], list[str]]:
             continue
         if not known.environments.get(line["environment"] or ""):
             raise KoalaError(f"a row of {plain(line['name'])} names an environment that its file does not hold")
-        n = scored.sets[key].get("n")
-        if line["value"] is None or line["without_score"] or (line["level"] == "image" and line["n"] != n):
-            remarks.append(f"{plain(line['name'])}, {line['label']}: not every image has a score; not published")
+        if reason := _lack(line, scored.sets[key].get("n")):
+            remarks.append(f"{plain(line['name'])}, {line['label']}: {reason}; not published")
             continue
-        reference = line["reference_content"]
-        row = scored.estimates.get((key, line["metric_id"], reference, "set"))
+        row = scored.estimates.get((key, line["metric_id"], line["reference_content"], "set"))
         kept.append(_cleaned(row) if row else _mean_row(line))
     return kept, remarks
 
@@ -95,6 +93,13 @@ def _obstacle(scored: Scored, key: SetKey, row: Row) -> str | None:
     if key.set in scored.unfinished:
         return "its last scoring did not come to its end"
     return f"{images} images have a row and the set holds {n}" if images > n else None
+
+
+def _lack(line: dict[str, Any], images: int | None) -> str | None:
+    """Why one number of a set is not published."""
+    if line["value"] is None or line["without_score"] or (line["level"] == "image" and line["n"] != images):
+        return "not every image has a score"
+    return "images of its reference could not be read" if line["reference_unreadable"] else None
 
 
 def _is_twin(model: str | None) -> bool:

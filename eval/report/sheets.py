@@ -31,7 +31,7 @@ def draw_sheets(scored: Scored, frame: pd.DataFrame, folder: Path) -> tuple[list
             remarks.append(f"{name}: none of its {len(rows)} images is here, so it has no contact sheet")
             continue
         if len(there) < len(rows):
-            remarks.append(f"{name}: {len(rows) - len(there)} of {len(rows)} images are not here")
+            remarks.append(f"{name}: {len(rows) - len(there)} of {len(rows)} images are not here, or have changed")
         first_seen = {row.get("prompt"): -place for place, (_, row) in reversed(list(enumerate(there)))}
         there.sort(key=lambda item: (-first_seen[item[1].get("prompt")], item[1].get("seed") or 0))
         tiles = [_tile(path, row, _seed_text(row)) for path, row in there[:MOST_TILES]]
@@ -59,12 +59,13 @@ def draw_extremes(scored: Scored, frame: pd.DataFrame, folder: Path) -> list[Pat
 
 
 def image_path(about: Row, row: Row) -> Path | None:
-    """Where an image lies; None where it is gone, or where the row names a file outside the set's folder."""
+    """Where an image lies; None where it is gone or of another size, or where the row names a file outside its set."""
     folder, file = about.get("path"), row.get("file")
     if not isinstance(folder, str) or not isinstance(file, str) or "\0" in folder + file:
         return None
     root, path = Path(folder).resolve(), (Path(folder) / file).resolve()
-    return path if path.is_relative_to(root) and path.is_file() else None
+    there = path.is_relative_to(root) and path.is_file() and row.get("bytes") in (None, path.stat().st_size)
+    return path if there else None
 
 
 def _extremes(about: Row, scores: Sequence[Score], name: str, higher_is_better: bool) -> list[list[Tile]]:

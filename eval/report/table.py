@@ -75,6 +75,8 @@ def _mean_line(scored: Scored, where: tuple[SetKey, str], records: Records) -> R
         "n_reference": None,
         "reference": None,
         "reference_content": None,
+        "reference_unreadable": None,
+        "reference_unnamed_features": None,
         "detail": None,
         **_conditions(scored, key, newest, records),
     }
@@ -119,6 +121,7 @@ def _estimate_line(
         "n_reference": row.get("n_reference"),
         "reference": (row.get("reference") or {}).get("name"),
         "reference_content": reference_content(row),
+        **{f"reference_{name}": (row.get("reference") or {}).get(name) for name in ("unreadable", "unnamed_features")},
         "detail": json.dumps(detail, sort_keys=True) if detail else None,
         **_conditions(scored, key, row, records),
     }

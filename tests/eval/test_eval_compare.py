@@ -61,6 +61,15 @@ def test_images_without_prompts_are_paired_by_file_name():
     assert (pair.difference.mean, pair.difference.n) == (2.0, 8)
 
 
+def test_files_of_one_name_in_other_formats_are_pairs_where_their_prompts_are_alike():
+    png = image_row(A, 0, {CLIP["id"]: 1.0}, seed=None, file="x/0.png")
+    jpg = image_row(B, 0, {CLIP["id"]: 2.0}, seed=None, file="x/0.jpg")
+    (pair,) = compared(A, B, png, jpg).paired
+    assert pair.difference.n == 1
+    (pair,) = compared(A, B, png, jpg | {"prompt": "another"}).paired
+    assert pair.difference is None and pair.without_partner == (1, 1)
+
+
 def test_groups_are_paired_by_prompt():
     rows = [
         group_row(about, f"p{i}", {DIVERSITY["id"]: 0.5 + by + i / 100})
@@ -93,7 +102,7 @@ def test_metrics_of_sets_stand_side_by_side_and_are_marked_as_not_tested():
     found = compared(A, B, estimate_row(A, FID, 20.0, 19.0, 21.0), estimate_row(B, FID, 23.5))
     page = render(found)
     assert not found.paired
-    assert "20.00 (n=8)" in page
+    assert "20.00 [19.00, 21.00] (n=8)" in page and "23.50 (n=8)" in page
     assert "3.500" in page
     assert "not tested" in page
 

@@ -58,7 +58,7 @@ def test_a_report_is_a_page_tables_figures_and_sheets(tmp_path, capsys):
     assert "koala is better" not in page
     assert "sdxl is better" in page
     assert "not a whole row, skipped" in page
-    assert "koala: 1 of 8 images are not here" in printed.err
+    assert "koala: 1 of 8 images are not here, or have changed" in printed.err
     files = [text for text in printed.err.splitlines() if text.startswith(str(out))]
     assert len(files) == 3 + 4 + 2 + 1
     assert all((out.parent / file).exists() for file in files)
@@ -74,6 +74,22 @@ def test_a_baseline_is_paired_with_every_other_set(tmp_path):
     assert found[2:6] == ["31.44", "30.44", "-1.000", "[-1.000, -1.000]"]
     with pytest.raises(KoalaError, match="unknown set 'nope'"):
         write_report(records.read([tmp_path / "rows.jsonl"]), tmp_path / "r", tmp_path, baseline="nope")
+
+
+def test_a_set_without_pairs_is_named_once_under_the_baseline(tmp_path):
+    alone = set_row("alone")
+    rows = [image_row(alone, 0, {CLIP["id"]: 1.0}, prompt="another"), *records.read([full_store(tmp_path)]).rows]
+    page = write_report(known(alone, *rows), tmp_path / "r", tmp_path, baseline="sdxl").markdown
+    assert "- Without a pair: alone." in page and "no pairs" not in page.replace("have no pairs", "")
+
+
+def test_an_image_that_changed_since_it_was_scored_is_not_shown(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "0000.png")
+    koala = set_row(n=1, path=str(tmp_path))
+    row = image_row(koala, 0, {CLIP["id"]: 1.0}, bytes=(tmp_path / "0000.png").stat().st_size)
+    assert len(write_report(known(CLIP, koala, row), tmp_path / "r", tmp_path).remarks) == 0
+    changed = known(CLIP, koala, row | {"bytes": 1})
+    assert "koala: none of its 1 images is here" in write_report(changed, tmp_path / "r", tmp_path).remarks[0]
 
 
 def test_a_set_without_its_images_has_no_sheet_and_an_image_outside_its_folder_is_never_opened(tmp_path):

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 from eval_rows import (
     CLIP,
+    COCO,
     DIVERSITY,
     FID,
     estimate_row,
@@ -20,6 +21,7 @@ from eval_rows import (
 from eval.commands.publish import Options, run
 from eval.report import publish as publishing
 from eval.report.collect import MEAN
+from eval.report.markdown import render_markdown
 from eval.report.publish import publish
 from eval.report.table import to_frame
 from koala.errors import KoalaError
@@ -99,6 +101,15 @@ def test_a_set_that_is_not_whole_stays_behind(tmp_path, about, reason):
 def test_a_set_whose_last_scoring_was_interrupted_stays_behind(tmp_path):
     with pytest.raises(KoalaError, match="last scoring did not come to its end"):
         published(tmp_path, *whole(), set_row(content=None))
+
+
+def test_a_distance_to_a_reference_that_is_not_whole_stays_behind(tmp_path):
+    partly = estimate_row(KOALA, FID, 1.0, reference=COCO | {"unreadable": 2}, started_at=LATER)
+    found = published(tmp_path, *whole(), partly)
+    assert found.remarks == ["koala, fid:clean: images of its reference could not be read; not published"]
+    assert {label for _, label in table(tmp_path)} == {"clip_score:mlperf"}
+    page = render_markdown(to_frame(records.read([tmp_path / "rows.jsonl"])))
+    assert "coco-val (n=40504, 2 unreadable, content c0c0c0c0)" in page
 
 
 def test_a_metric_without_a_score_for_every_image_stays_behind(tmp_path):

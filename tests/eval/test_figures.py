@@ -99,6 +99,8 @@ def test_figures_by_tag_show_a_few_sets_and_the_page_says_so(tmp_path):
     assert "set 7" in said
     assert "set 8" not in said
     assert {"by category", "animals", "food"} <= set(said)
+    without, _ = figures.draw_tags(tags[tags["name"] != "set 0"], frame, tmp_path)
+    assert "set 0" not in texts(without) and "set 8" in texts(without)
 
 
 def test_nothing_to_draw_draws_nothing(tmp_path):

@@ -119,6 +119,7 @@ def test_what_cannot_be_read_is_listed_and_left_out(options, capsys):
     row = records.read([options.out / "rows.jsonl"]).of_kind("set").rows[-1]
     assert row["n"] == 8 and [bad["file"] for bad in row["unreadable"]] == ["bad.png"]
     assert [(row["n"], row["n_reference"]) for row in rows_of(options, "set")] == [(8, 8)]
+    assert rows_of(options, "set")[0]["reference"]["unreadable"] == 1
 
 
 def test_copies_of_one_image_are_counted(options):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from photographs import weight_files
 from score_runs import folder, picture, rows_of, score_options, value
 from torchvision.models import alexnet
 
@@ -12,9 +13,11 @@ from eval import passes, reader
 from eval.commands import score as command
 from eval.feed import Preparation
 from eval.images import decode
+from eval.maths.gaussian import Gaussian
 from eval.preparation import CenterCrop
 from eval.reference import Reference
 from eval.report.collect import collect
+from eval.statistics_files import write_statistics
 from koala.errors import KoalaError
 from koala.harness import records
 
@@ -136,9 +139,15 @@ def test_a_prompt_one_image_of_which_cannot_be_read_is_scored_once(seeds):
     assert lines(seeds) == before
 
 
-def test_that_captions_were_cut_stays_said_when_other_metrics_are_scored(options, monkeypatch):
+@pytest.fixture(scope="module")
+def offline_files():
+    """Weight files of packages, found before a test moves the cache that may hold them."""
+    return tuple(weight_files("minilm", "minilm-tokenizer", "dinov2s-imgfocus").items())
+
+
+def test_that_captions_were_cut_stays_said_when_other_metrics_are_scored(offline_files, options):
     tagged(options, "x", prompt="a red koala rests " * 125)
-    conse = replace(options, metrics=("conse_score",))
+    conse = replace(options, metrics=("conse_score",), weights=offline_files)
     assert command.run(conse) == 0
     before = lines(conse)
     assert command.run(conse) == 0 and lines(conse) == before
@@ -158,7 +167,7 @@ def test_a_fresh_start_leaves_the_rows_of_a_run_that_is_writing_them_alone(optio
     assert len(list(options.out.glob("rows*.jsonl"))) == 2 and value(options)
 
 
-def test_all_runs_lock_the_features_of_a_reference_in_one_order(options, monkeypatch):
+def test_all_runs_lock_the_features_of_a_reference_in_one_order(offline_files, options, monkeypatch):
     """Two runs whose metrics stand in other orders would wait for each other for ever."""
     opened, spool = [], Reference.spool
 
@@ -175,7 +184,7 @@ def test_all_runs_lock_the_features_of_a_reference_in_one_order(options, monkeyp
             patch.setattr(Reference, "spool", recorded)
             patch.setattr("eval.reference_pass.FeaturePass", stop)
             with pytest.raises(InterruptedError):
-                command.run(replace(options, metrics=metrics, out=options.out / str(place)))
+                command.run(replace(options, metrics=metrics, out=options.out / str(place), weights=offline_files))
         orders.append(opened[2:])
         opened.clear()
     assert len(orders[0]) == 2 and orders[0] == orders[1]
@@ -189,6 +198,18 @@ def test_what_is_wrong_with_the_reference_s_folder_is_said(options, capsys):
     (options.reference / "notes.txt").write_text("not an image")
     assert command.run(options) == 0
     assert f"warning: reference {options.reference}: 1 other files" in capsys.readouterr().err
+
+
+def test_a_file_of_statistics_is_only_compared_with_its_own_features(offline_files, options, tmp_path, capsys):
+    statistics = Gaussian(torch.zeros(1280, dtype=torch.float64), torch.eye(1280, dtype=torch.float64), None)
+    write_statistics(tmp_path / "real.npz", statistics, "pytorch-fid")
+    options = replace(options, reference=tmp_path / "real.npz", weights=offline_files)
+    with pytest.raises(KoalaError, match=r"fd_dinov2s_imgfocus cannot be computed: .* of 1280 features and 384"):
+        command.run(replace(options, metrics=("fd_effnet_lite0", "fd_dinov2s_imgfocus")))
+    assert command.run(replace(options, metrics=())) == 0
+    said = capsys.readouterr().out
+    assert "of 1280 features and 384 are asked for" in said.partition("### Not computed here")[2]
+    assert "real.npz ‡ (n not known" in said and "‡ A file of statistics that does not say of which features" in said
 
 
 def test_an_image_that_does_not_fit_a_metric_is_named(tmp_path):

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from eval.commands import score as command
 from koala.harness import records
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 METRICS = ("brightness", "kd_effnet_lite0", "fd_effnet_lite0")
 
 
