@@ -11,7 +11,7 @@ from eval.cache import cache_folder, made
 from eval.sources import Item
 from koala.errors import KoalaError
 from koala.harness.environment import cpu_cores
-from koala.harness.records import write_whole
+from koala.harness.files import sha256_of, write_whole
 
 State = list[int | str]  # size, two times in nanoseconds, sha256; empty for a file that cannot be read
 
@@ -26,15 +26,6 @@ def file_hashes(root: Path, items: Sequence[Item]) -> dict[str, str]:
     if states != known:
         write_whole(store, json.dumps(states))
     return {file: str(state[-1]) for file, state in states.items() if state}
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file's bytes, in hex."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise KoalaError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _known(store: Path) -> dict[str, State]:

@@ -15,8 +15,6 @@ from eval.reader import read
 from koala.errors import KoalaError
 from koala.types import Features, Images
 
-Advance = Callable[[int], object]
-
 
 @dataclass
 class Batch:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from eval.cache import cache_folder, made
 from eval.features import FeatureSet, Spool
-from eval.folder_hashes import file_hashes, sha256_of
+from eval.folder_hashes import file_hashes
 from eval.maths.gaussian import Gaussian
 from eval.sources import ImageSet, Item, read_sets
 from eval.statistics_files import Statistics, read_statistics, write_statistics
 from koala.errors import KoalaError
+from koala.harness.files import sha256_of
 
 
 class Reference:
@@ -75,10 +76,6 @@ class Reference:
             if lost := sum(key not in spool for key in keys):
                 raise KoalaError(f"{self.path} has {lost} images without features: they changed meanwhile; run again")
             return _Kept(spool.select(keys), self._folder() / f"{feed}.{_digest(keys)[:16]}.npz")
-
-    def cached(self, feed: str, dim: int) -> FeatureSet | Gaussian | None:
-        """`features` of all images, None while any is missing."""
-        return None if self.images and self.missing(feed, dim) else self.features(feed, dim)
 
     def _folder(self) -> Path:
         return made(cache_folder() / "references" / self.content)

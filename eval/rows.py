@@ -18,6 +18,3 @@ All stand in one file of JSON lines, `rows.jsonl`, beside `environment` lines (`
 
 `eval` rows carry `environment` and `started_at`. A score that is no number is null, with a reason in `detail`.
 """
-
-KINDS = ("metric", "set", "eval", "unavailable")
-LEVELS = ("image", "group", "set")

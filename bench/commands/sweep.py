@@ -240,6 +240,7 @@ def warn_only(console: Console) -> Iterator[None]:
 def print_table(cases: Sequence[Case], here: records.Row, out: Path) -> None:
     """Print this sweep's rows as markdown, and write all rows of the file as CSV and markdown beside it."""
     from bench.report.table import latest_rows, render_markdown, to_frame
+    from koala.harness.files import write_whole
     from koala.harness.tables import to_csv
 
     store = records.read([out])
@@ -247,8 +248,8 @@ def print_table(cases: Sequence[Case], here: records.Row, out: Path) -> None:
     wanted = {sweep.case_key(case, here) for case in cases}
     print(render_markdown(to_frame([r for r in rows if sweep.row_key(r, store) in wanted], store)))
     everything = to_frame(rows, store)
-    records.write_whole(out.with_suffix(".csv"), to_csv(everything))
-    records.write_whole(out.with_suffix(".md"), render_markdown(everything))
+    write_whole(out.with_suffix(".csv"), to_csv(everything))
+    write_whole(out.with_suffix(".md"), render_markdown(everything))
     print(f"rows: {out}, tables: {out.with_suffix('.csv')}, {out.with_suffix('.md')}", file=sys.stderr)
 
 

@@ -9,6 +9,7 @@ from bench.report.table import latest_rows, render_markdown, to_frame
 from bench.sweep import FINISHED
 from koala.errors import KoalaError
 from koala.harness import environment, records
+from koala.harness.files import write_whole
 from koala.harness.records import Records, Row
 from koala.harness.tables import to_csv
 from koala.models import zoo
@@ -48,7 +49,7 @@ def _publish_device(folder: Path, rows: list[Row], fresh: Records) -> Path:
     named = {row["environment"]: merged.environment(row) for row in kept}
     frame = to_frame(kept, merged)
     lines = [json.dumps(line) + "\n" for line in (*named.values(), *kept)]
-    records.write_whole(file, "".join(lines))
-    records.write_whole(folder / "bench.csv", to_csv(frame))
-    records.write_whole(folder / "bench.md", render_markdown(frame))
+    write_whole(file, "".join(lines))
+    write_whole(folder / "bench.csv", to_csv(frame))
+    write_whole(folder / "bench.md", render_markdown(frame))
     return folder

@@ -8,9 +8,8 @@ import pandas as pd
 from bench.profiles import DIFFUSERS
 from bench.report.table import latest_rows, to_frame
 from koala import aliases
-from koala.errors import KoalaError
 from koala.harness import records
-from koala.harness.tables import escape, significant, to_markdown
+from koala.harness.tables import escape, read_cells, significant, to_markdown
 from koala.sampling.profiles import EAGER
 
 COLUMNS = ("model", "gpu", "precision", "resolution", "steps", "latency_s", "memory_gb", "source")
@@ -25,13 +24,7 @@ _HEADINGS = {
 
 def read_published(path: Path) -> pd.DataFrame:
     """The published cells, as text; `latency_s` is a number or OOM, an empty cell was not given."""
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise KoalaError(f"cannot read published results {path}: {error}") from error
-    if tuple(frame.columns) != COLUMNS:
-        raise KoalaError(f"{path} should have the columns {','.join(COLUMNS)}")
-    return frame
+    return read_cells(path, COLUMNS)
 
 
 def comparison(published: pd.DataFrame, stores: Sequence[Path]) -> str:

@@ -29,7 +29,7 @@ def mmd_estimate(
     gamma: float | None = None,
     coef0: float = 1.0,
 ) -> Estimate:
-    """The unbiased squared MMD over all rows (KID without subsets), with a 95% interval from the jackknife.
+    """The unbiased squared MMD over all rows (KID without subsets; Binkowski et al., 2018), with a 95% interval.
 
     A power of inner products makes its errors skew to the right, the more the farther the sets. Where the value is more
     than its error the upper end is therefore found on the scale of its root of that degree, which is nearly even.
@@ -49,7 +49,11 @@ def mmd_estimate(
 def gaussian_mmd_estimate(
     x: Features | FeatureSet, y: Float[Tensor, "m d"] | FeatureSet, sigma: float = 10.0, scale: float = 1000.0
 ) -> Estimate:
-    """CMMD (`gaussian_mmd`), with a 95% interval from the jackknife around the unbiased estimate."""
+    """CMMD: `scale` times the biased squared MMD (Jayasumana et al., 2024), at least 0 since it keeps the diagonals.
+
+    The rows are expected to be CLIP image embeddings of length 1. The 95% interval is the jackknife's, around the
+    unbiased estimate.
+    """
     sums = kernel_sums(_rows(x), _rows(y), gaussian_kernel(sigma))
     value, unbiased, jackknife = scale * sums.biased(), scale * sums.unbiased(), _jackknife(sums)
     error = scale * jackknife.error

@@ -40,13 +40,6 @@ class KernelSums:
         return max((own - 2 * self.xy.sum() / (n * m)).item(), 0.0)
 
 
-def polynomial_mmd(
-    x: Features, y: Float[Tensor, "m d"], degree: int = 3, gamma: float | None = None, coef0: float = 1.0
-) -> float:
-    """KID over all rows: the unbiased squared MMD under (gamma <x, y> + coef0)^degree (Binkowski et al., 2018)."""
-    return kernel_sums(x, y, polynomial_kernel(x.shape[1], degree, gamma, coef0)).unbiased()
-
-
 def subset_kid(
     x: Features, y: Float[Tensor, "m d"], subsets: int = 100, subset_size: int = 1000, seed: int = 2020
 ) -> tuple[float, float]:
@@ -66,14 +59,6 @@ def subset_kid(
         second = y[torch.from_numpy(random.choice(len(y), subset_size, replace=False))]
         values.append(kernel_sums(first, second, kernel).unbiased())
     return float(np.mean(values)), float(np.std(values))
-
-
-def gaussian_mmd(x: Features, y: Float[Tensor, "m d"], sigma: float = 10.0, scale: float = 1000.0) -> float:
-    """CMMD: `scale` times the biased squared MMD under exp(-|x - y|^2 / (2 sigma^2)) (Jayasumana et al., 2024).
-
-    The rows are expected to be CLIP image embeddings of length 1. At least 0: the V-statistic keeps the diagonals.
-    """
-    return scale * kernel_sums(x, y, gaussian_kernel(sigma)).biased()
 
 
 def polynomial_kernel(d: int, degree: int = 3, gamma: float | None = None, coef0: float = 1.0) -> Kernel:

@@ -13,7 +13,8 @@ from eval.report.headings import lines_of, plain, set_key, set_names
 from eval.report.markdown import not_computed, render_markdown, render_tags
 from eval.report.published import read_published, render_published
 from eval.report.table import frame_of, tag_frame
-from koala.harness.records import Records, write_whole
+from koala.harness.files import write_whole
+from koala.harness.records import Records
 from koala.harness.tables import escape, to_csv, to_markdown
 
 PAGE = "report.md"

@@ -13,6 +13,7 @@ from eval.report.published import read_published, render_published
 from eval.report.table import frame_of
 from koala.errors import KoalaError, UnknownName
 from koala.harness import records
+from koala.harness.files import write_whole
 from koala.harness.records import SCHEMA, Records, Row
 from koala.harness.tables import to_csv
 from koala.models import zoo
@@ -56,8 +57,8 @@ def publish(sources: Iterable[Path], results: Path) -> Published:
         "",
         render_published(read_published(results / REFERENCE), frame),
     ]
-    records.write_whole(folder / "quality.csv", to_csv(frame))
-    records.write_whole(folder / "quality.md", "\n".join(page))
+    write_whole(folder / "quality.csv", to_csv(frame))
+    write_whole(folder / "quality.md", "\n".join(page))
     return Published(folder, [*scored.problems, *remarks])
 
 
@@ -193,7 +194,7 @@ def _write_rows(file: Path, merged: Records) -> list[str]:
         remarks.append(
             f"the {len(images)} rows of single images would exceed {limit} MiB: only their means are published"
         )
-    records.write_whole(file, text)
+    write_whole(file, text)
     return remarks
 
 

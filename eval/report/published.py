@@ -9,7 +9,7 @@ from eval.report.headings import lines_of, plain, set_key, set_names
 from eval.report.markdown import value_text
 from koala import aliases
 from koala.errors import KoalaError
-from koala.harness.tables import escape, to_markdown
+from koala.harness.tables import escape, read_cells, to_markdown
 
 PATTERN = "*_published_quality.csv"
 COLUMNS = (
@@ -30,12 +30,7 @@ def read_published(folder: Path) -> pd.DataFrame:
 
 
 def _read_file(path: Path) -> pd.DataFrame:
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise KoalaError(f"cannot read published results {path}: {error}") from error
-    if tuple(frame.columns) != COLUMNS:
-        raise KoalaError(f"{path} should have the columns {','.join(COLUMNS)}")
+    frame = read_cells(path, COLUMNS)
     for place, line in enumerate(frame.to_dict("records"), start=2):
         for name in NUMBERS:
             if line[name] and _number(line[name]) is None:

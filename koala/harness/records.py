@@ -5,7 +5,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Hashable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,31 +156,14 @@ def set_aside(path: Path) -> Path | None:
     """
     if not path.exists():
         return None
-    with Store(path):
-        pass
     stamp = time.strftime("%Y%m%d-%H%M%S")
     aside = path.with_name(f"{path.stem}.{stamp}{path.suffix}")
     for n in range(2, 1000):
         if not aside.exists():
             break
         aside = path.with_name(f"{path.stem}.{stamp}-{n}{path.suffix}")
-    try:
-        return path.rename(aside)
-    except OSError as error:
-        raise KoalaError(f"cannot rename {path}: {error.strerror}") from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace `path` with `text` in one step: a reader sees the old file or the new one, never half of it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            aside.unlink()
-        raise KoalaError(f"cannot write {path}: {error.strerror}") from error
+    with Store(path):
+        try:
+            return path.rename(aside)
+        except OSError as error:
+            raise KoalaError(f"cannot rename {path}: {error.strerror}") from error

@@ -2,10 +2,13 @@
 
 import csv
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from koala.errors import KoalaError
 
 MISSING = ""
 Format = Callable[[Any], str]
@@ -27,6 +30,17 @@ def significant(digits: int) -> Format:
 def gib(value: Any) -> str:
     """Bytes as GiB in three significant digits."""
     return significant(3)(float(value) / 2**30)
+
+
+def read_cells(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A CSV file of exactly those columns; cells stay text, so that no digit is lost, an empty one too."""
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise KoalaError(f"cannot read {path}: {error}") from error
+    if list(frame.columns) != list(columns):
+        raise KoalaError(f"{path} should have the columns {','.join(columns)}")
+    return frame
 
 
 def to_csv(frame: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.maths import mmd
-from eval.maths.mmd import gaussian_mmd, polynomial_mmd, subset_kid
+from eval.maths.mmd import gaussian_kernel, kernel_sums, polynomial_kernel, subset_kid
 from koala.errors import KoalaError
 
 SEEDS = st.integers(0, 2**31)
@@ -15,6 +15,14 @@ SEEDS = st.integers(0, 2**31)
 
 def rows(n, d, seed, shift=0.0):
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + shift
+
+
+def polynomial_mmd(x, y, *kernel):
+    return kernel_sums(x, y, polynomial_kernel(x.shape[1], *kernel)).unbiased()
+
+
+def gaussian_mmd(x, y, sigma=10.0):
+    return 1000 * kernel_sums(x, y, gaussian_kernel(sigma)).biased()
 
 
 def u_statistic(x, y, kernel):

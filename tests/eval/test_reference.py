@@ -54,29 +54,34 @@ def seen(path: Path) -> Reference:
     return reference
 
 
+def cached(reference: Reference) -> FeatureSet | Gaussian | None:
+    """The features of all images; null while any is missing."""
+    return None if reference.images and reference.missing(FEED, DIM) else reference.features(FEED, DIM)
+
+
 def test_features_are_asked_for_once_and_kept_for_each_feed(folder):
     reference = Reference(folder)
     assert [item.file for item in reference.missing(FEED, DIM)] == [f"{seed}.png" for seed in range(6)]
-    assert reference.cached(FEED, DIM) is None and reference.name == "photos"
+    assert cached(reference) is None and reference.name == "photos"
     look(reference.missing(FEED, DIM)[:4], reference)  # a run that was killed
     assert [item.file for item in reference.missing(FEED, DIM)] == ["4.png", "5.png"]
     look(reference.missing(FEED, DIM), reference)
     again = Reference(folder)
     assert again.missing(FEED, DIM) == [] and again.missing("another", DIM) == list(again.items)
-    features = again.cached(FEED, DIM)
+    features = cached(again)
     assert isinstance(features, FeatureSet) and len(features) == 6 and features.dim == DIM
 
 
 def test_the_same_pictures_are_the_same_reference_wherever_they_lie_and_however_they_are_called(folder, tmp_path):
-    features = seen(folder).cached(FEED, DIM)
+    features = cached(seen(folder))
     (tmp_path / "copy" / "sub").mkdir(parents=True)
     for number, path in enumerate(sorted(folder.iterdir(), reverse=True)):
         shutil.copyfile(path, tmp_path / "copy" / "sub" / f"x{number}.png")
     copy = Reference(tmp_path / "copy")
     assert copy.content == Reference(folder).content
-    assert torch.equal(copy.cached(FEED, DIM).all(), features.all())
+    assert torch.equal(cached(copy).all(), features.all())
     good(folder, "7.png", seed=7)
-    assert Reference(folder).content != copy.content and Reference(folder).cached(FEED, DIM) is None
+    assert Reference(folder).content != copy.content and cached(Reference(folder)) is None
 
 
 def test_pictures_that_are_there_twice_count_twice_and_are_looked_at_once(folder):
@@ -84,7 +89,7 @@ def test_pictures_that_are_there_twice_count_twice_and_are_looked_at_once(folder
     reference = Reference(folder)
     assert len(reference.missing(FEED, DIM)) == 6
     look(reference.missing(FEED, DIM), reference)
-    assert len(reference.cached(FEED, DIM)) == 7
+    assert len(cached(reference)) == 7
 
 
 def test_unreadable_images_are_tried_each_time_and_left_out(folder):
@@ -95,24 +100,24 @@ def test_unreadable_images_are_tried_each_time_and_left_out(folder):
         reference = Reference(folder)
         bad = look(reference.missing(FEED, DIM), reference)
         assert {path.name for path in bad} == {"text.png", "empty.png"}  # text2 is the same file again
-        assert reference.cached(FEED, DIM) is None
+        assert cached(reference) is None
         assert len(reference.features(FEED, DIM, bad)) == 6
         with pytest.raises(KoalaError, match="3 images without features"):
             reference.features(FEED, DIM)
 
 
 def test_mean_and_covariance_are_kept_beside_the_features(folder, cache, monkeypatch):
-    features = seen(folder).cached(FEED, DIM)
+    features = cached(seen(folder))
     expected = gaussian([features.all()])
     assert torch.equal(features.gaussian.covariance, expected.covariance) and features.gaussian.n == 6
     (kept,) = cache.glob(f"references/*/{FEED}.*.npz")
     monkeypatch.setattr("eval.features.gaussian", lambda chunks: pytest.fail("computed again"))
-    again = Reference(folder).cached(FEED, DIM).gaussian
+    again = cached(Reference(folder)).gaussian
     assert torch.equal(again.mean, expected.mean) and again.n == 6
     monkeypatch.undo()
     monkeypatch.setenv("KOALA_CACHE", str(cache))
     kept.write_bytes(b"damaged")
-    assert torch.equal(Reference(folder).cached(FEED, DIM).gaussian.mean, expected.mean)
+    assert torch.equal(cached(Reference(folder)).gaussian.mean, expected.mean)
 
 
 def test_files_are_hashed_once_and_again_when_they_change(folder, monkeypatch):
@@ -166,7 +171,7 @@ def statistics() -> Gaussian:
 def test_a_file_of_statistics_gives_its_gaussian_and_has_no_images(tmp_path, statistics):
     write_statistics(tmp_path / "s.npz", statistics, "pytorch-fid")
     reference = Reference(tmp_path / "s.npz")
-    assert torch.equal(reference.cached(FEED, DIM).covariance, statistics.covariance)
+    assert torch.equal(cached(reference).covariance, statistics.covariance)
     assert reference.items == () and reference.name == "s.npz"
     assert reference.content == hashlib.sha256((tmp_path / "s.npz").read_bytes()).hexdigest()
 
@@ -175,11 +180,11 @@ def test_statistics_of_another_width_or_feed_are_refused(tmp_path, statistics):
     origin = {"feed": FEED, "extractor": "inception"}
     write_statistics(tmp_path / "s.npz", statistics, origin=origin)
     reference = Reference(tmp_path / "s.npz")
-    assert isinstance(reference.cached(FEED, DIM), Gaussian)
+    assert isinstance(cached(reference), Gaussian)
     with pytest.raises(KoalaError, match=r"s\.npz holds statistics of 3 features and 2048 are asked for .*inception"):
-        reference.cached(FEED, 2048)
+        reference.features(FEED, 2048)
     with pytest.raises(KoalaError, match=r"of other features than are asked for .*inception"):
-        reference.cached("0" * 16, DIM)
+        reference.features("0" * 16, DIM)
 
 
 def test_what_is_no_reference_is_one_clear_error(tmp_path):

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from score_runs import METRICS, folder, picture, rows_of, score_options, value
+from score_runs import METRICS, folder, picture, rows_of, value
 
 from eval import reader
 from eval.commands import score as command
@@ -19,15 +19,7 @@ from eval.extractors import effnet_lite0
 from koala.errors import KoalaError
 from koala.harness import records
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("KOALA_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def options(tmp_path):
-    return score_options(tmp_path)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

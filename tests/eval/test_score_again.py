@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from photographs import weight_files
-from score_runs import folder, picture, rows_of, score_options, value
+from score_runs import folder, picture, rows_of, value
 from torchvision.models import alexnet
 
 from eval import passes, reader
@@ -21,15 +21,7 @@ from eval.statistics_files import write_statistics
 from koala.errors import KoalaError
 from koala.harness import records
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("KOALA_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def options(tmp_path):
-    return score_options(tmp_path)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture(scope="module")

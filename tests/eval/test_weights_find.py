@@ -94,12 +94,12 @@ def test_a_file_of_unknown_hash_is_unverified_where_its_blob_is_not_that_of_the_
     repository = tmp_path / "HF_HOME" / "hub" / "models--owner--tiny"
     put(repository / "refs" / "pr" / "1", b"def")  # weights that somebody proposed
     proposed = put(repository / "snapshots" / "def" / "tiny.pth", OTHER)
-    blob = proposed.rename(repository / "blobs" / hashes.computed(proposed))
+    blob = proposed.rename(repository / "blobs" / hashes.sha256_of(proposed))
     proposed.symlink_to(blob)
     assert Weights().find("tiny").verified
     assert not Weights({"tiny": proposed}).find("tiny").verified
     path.unlink()
-    assert Weights().find("tiny") == Found(proposed, hashes.computed(blob), verified=False)
+    assert Weights().find("tiny") == Found(proposed, hashes.sha256_of(blob), verified=False)
 
 
 def test_a_blob_that_is_not_what_its_name_says_is_unverified(monkeypatch, tmp_path):
@@ -197,8 +197,8 @@ def test_a_file_that_cannot_be_read_is_an_error_that_names_it(monkeypatch):
 
 def test_a_hash_is_computed_once_until_the_file_changes(monkeypatch, tmp_path):
     computed = []
-    compute = hashes.computed
-    monkeypatch.setattr(hashes, "computed", lambda path: computed.append(path) or compute(path))
+    compute = hashes.sha256_of
+    monkeypatch.setattr(hashes, "sha256_of", lambda path: computed.append(path) or compute(path))
     path = put(tmp_path / "file")
     assert hashes.sha256(path) == hashes.sha256(path) == SHA256 and len(computed) == 1
     put(path, CONTENT[::-1])

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from stores import append, numbers, python, row
 
 from koala.errors import KoalaError
-from koala.harness.records import Store, read, set_aside, write_whole
+from koala.harness.files import write_whole
+from koala.harness.records import Store, read, set_aside
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,7 +105,7 @@ REWRITE = f"""
 import sys
 from itertools import cycle
 from pathlib import Path
-from koala.harness.records import write_whole
+from koala.harness.files import write_whole
 for letter in cycle("abc"):
     write_whole(Path(sys.argv[1]), letter * {SIZE})
     print(letter, flush=True)

@@ -105,11 +105,14 @@ def test_several_metrics_together_cost_little_beside_their_forwards(workers, fil
 
 
 _PEAK = """
-import resource, sys
+import sys
 from eval.__main__ import COMMANDS
 from koala.harness.cli import main
+from koala.harness.memory import RssMeter
+meter = RssMeter()
+meter.start()  # a process begins with the high-water mark of the one that started it
 main("eval", "", COMMANDS, (), sys.argv[1:])
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+print("peak", meter.read()["rss_peak"], file=sys.stderr)
 """
 
 
@@ -123,7 +126,7 @@ def test_the_memory_of_fid_does_not_grow_with_the_number_of_images(files, tmp_pa
         line = [sys.executable, "-c", _PEAK, "score", str(folder), "--reference", str(real), "--metrics", "fid:clean"]
         line += ["--weights", f"inception-v3-fid={files['inception-v3-fid']}", "--out", str(tmp_path / f"out-{n}")]
         done = subprocess.run([*line, "--workers", "0"], capture_output=True, text=True, check=True)
-        peaks[n] = int(done.stderr.rpartition("peak ")[2]) * 1024
+        peaks[n] = int(done.stderr.rpartition("peak ")[2])
     features_bytes = (640 - 64) * 2048 * 4
     print(
         f"\npeak RSS of FID: {peaks[64] / 2**20:.0f} MiB for 64 images, {peaks[640] / 2**20:.0f} MiB for 640 "

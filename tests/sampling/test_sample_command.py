@@ -67,9 +67,6 @@ def rows(folder):
     return Gallery(folder).rows()
 
 
-# ---- what a run leaves
-
-
 def test_images_manifest_metadata_and_sheet_tell_one_story(sample, tmp_path):
     prompts = ("a red apple", 'une "pomme" rouge,\nsur ‹une› table 🍎')
     code, paths, stderr = sample(*prompts, "--seed", 7, "--n", 2, "--batch-size", 2)
