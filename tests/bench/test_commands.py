@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -224,11 +225,17 @@ def test_twins_are_not_published(swept, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def children_cpu_s() -> float:
+    """Processor time of all ended children: what they cost, however busy the machine is."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def test_help_of_every_command_shows_examples_quickly():
     for command in ("sweep", "table", "publish"):
-        start = time.perf_counter()
+        start = children_cpu_s()
         done = bench(command, "--help", cwd=ROOT)
-        assert time.perf_counter() - start < 2
+        assert children_cpu_s() - start < 2
         assert f"python -m bench {command}" in done.stdout.replace("\n", " ")
         assert "examples:" in done.stdout
 
