@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from bench.profiles import DIFFUSERS
@@ -20,7 +21,10 @@ MEASUREMENT = 1  # raised when what is timed changes, so that old rows are measu
 
 @dataclass(frozen=True)
 class Case:
-    """One cell of a sweep. `unet` is one denoising step, guided where the recipe is; `pipeline` is prompt to image."""
+    """One cell of a sweep. `unet` is one denoising step, guided where the recipe is; `pipeline` is prompt to image.
+
+    A model that was trained here is the one in the folder `weights`, and its name tells its weights from others.
+    """
 
     model: str
     target: str
@@ -33,7 +37,9 @@ class Case:
     profile: str = EAGER.name
 
     def __post_init__(self) -> None:
-        spec = zoo.get(self.model)
+        spec = self.spec
+        if spec.folder and spec.name != self.model:
+            raise KoalaError(f"{self.weights} holds {spec.name} now, not {self.model}")
         if self.target not in TARGETS:
             raise UnknownName("target", self.target, TARGETS)
         if self.dtype not in DTYPES:
@@ -45,6 +51,12 @@ class Case:
             replace(spec.recipe, steps=self.steps)  # a recipe refuses steps that it cannot take
         if not _goes_with(get_profile(self.profile).name, self.target):
             raise KoalaError(f"{self.profile} goes from prompt to image; it has no target {self.target}")
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model: an entry of the zoo, or one that was trained here."""
+        trained = not zoo.known(self.model) and Path(self.weights).is_dir()
+        return zoo.get(self.weights if trained else self.model)
 
     @property
     def label(self) -> str:
@@ -77,7 +89,8 @@ def grid(
         counts = _step_counts(spec, steps) if target == "pipeline" else (None,)
         for resolution, count, profile in product(resolutions or (spec.resolution,), counts, chosen):
             if _goes_with(profile, target):
-                case = Case(spec.name, target, resolution, batch_size, dtype, count, device, profile=profile)
+                weights = spec.folder or "random"
+                case = Case(spec.name, target, resolution, batch_size, dtype, count, device, weights, profile)
                 cases[case] = None
     return list(cases)
 

@@ -7,7 +7,6 @@ from bench.case import DTYPES, Case
 from bench.isolate import ForkServer, Message, Outcome
 from bench.measure import QUICK_CALL_S, Rule
 from koala.errors import KoalaError
-from koala.models import zoo
 
 _LOAD_BYTES_PER_S = 1.0e9  # first touch of fresh memory on a virtual machine
 _LIBRARY_BYTES = 0.8e9  # what a process holds with torch and diffusers imported
@@ -54,7 +53,7 @@ def estimate(case: Case, cost: Message, rate: float, rule: Rule) -> Estimate:
 
 def fits(case: Case, free_bytes: int) -> bool:
     """Whether the weights of the U-Net, a tenth more for activations, and the libraries fit into `free_bytes`."""
-    params = zoo.get(case.model).unet_params or 0
+    params = case.spec.unet_params or 0
     return params * DTYPES[case.dtype] * 1.1 + _LIBRARY_BYTES <= free_bytes
 
 

@@ -15,7 +15,6 @@ from bench.profiles import get as get_profile
 from bench.workloads import build_workload
 from koala.errors import KoalaError
 from koala.harness.memory import MemoryMeter, meter_for
-from koala.models import zoo
 from koala.models.cost import unet_cost
 from koala.models.load import DTYPES
 from koala.models.networks import count_params
@@ -48,7 +47,7 @@ def measure_case(send: Send, case_fields: dict[str, Any], rule_fields: dict[str,
 def _measure(send: Send, case: Case, rule: Rule, meter: MemoryMeter, measured: Message) -> None:
     send({"stage": "load"})
     clock = clock_for(torch.device(case.device))
-    spec, profile = zoo.get(case.model), get_profile(case.profile)
+    spec, profile = case.spec, get_profile(case.profile)
     try:
         profile.check(spec, torch.device(case.device), case.dtype)
     except KoalaError as error:
@@ -122,7 +121,7 @@ def survey(send: Send, cases: list[dict[str, Any]]) -> Message:
     costs = []
     for fields in cases:
         case = Case(**fields)
-        spec = zoo.get(case.model)
+        spec = case.spec
         rows = case.batch_size * (2 if spec.recipe.guided else 1)
         key = (spec.unet, case.resolution, rows, case.dtype)
         if key not in counted:

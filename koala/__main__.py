@@ -10,11 +10,15 @@ COMMANDS = {
     "profiles": Command("koala.commands.profiles", "list speed and memory profiles: what each saves and costs"),
     "inherit": Command("koala.commands.inherit", "make a student U-Net from the weights of its teacher"),
     "export": Command("koala.commands.export", "write a model as one file or as a diffusers folder"),
+    "recaption": Command("koala.commands.recaption", "write rich captions with an image-text-to-text model"),
+    "encode": Command("koala.commands.encode", "encode captioned images once, for training"),
+    "train": Command("koala.commands.train", "train a named run: KOALA, BK-SDM, Segmind, fine-tuning, LoRA"),
 }
 EXAMPLES = (
     "python -m koala models",
     'python -m koala sample koala-lightning-700m "a red apple on a blue table" --seed 7 --n 4',
     "python -m koala inherit sdxl koala-700m --weights sdxl-folder --out koala-700m-init",
+    "python -m koala train koala-700m-base --dry-run",
 )
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 #!/bin/sh
 # What this project wants from one GPU machine, the most valuable first, in parts of at most 10 minutes.
 #
-#   sh scripts/gpu.sh OUT_DIR [PART...]      PART: tests paper profiles weights perf (default: all, so)
+#   sh scripts/gpu.sh OUT_DIR [PART...]      PART: tests paper train profiles weights perf (default: all, so)
 #
-#   tests    what is marked gpu      paper  the paper sweep      profiles  KOALA-700M and SDXL under every profile
-#   weights  random against plain normal weights, interleaved      perf  pytest-benchmark on the GPU
+#   tests    what is marked gpu      paper  the paper sweep      train  distillation: tests, then speed beside its peer
+#   profiles KOALA-700M and SDXL under every profile      weights  random against plain normal weights, interleaved
+#   perf     pytest-benchmark on the GPU
 #
 # Runs from a checkout without installation or .git (pass the commit in KOALA_COMMIT). A part writes to OUT_DIR as it
 # goes and can be run again: a sweep begins from the rows in results/ and measures only what is missing.
@@ -12,7 +13,7 @@
 set -u
 out=${1:?usage: sh scripts/gpu.sh OUT_DIR [PART...]}
 shift
-[ $# -gt 0 ] || set -- tests paper profiles weights perf
+[ $# -gt 0 ] || set -- tests paper train profiles weights perf
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
 cd "$(dirname "$0")/.." || exit 2
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -40,7 +41,7 @@ need torch=torch diffusers=diffusers transformers=transformers accelerate=accele
 
 tests() {
     need_pytest || return 2
-    timeout 590 "$python" -m pytest -q -m gpu tests/gpu tests/harness tests/bench -k "not random_weights" -p no:cacheprovider >"$out/tests.txt" 2>&1
+    timeout 590 "$python" -m pytest -q -m gpu tests/gpu tests/harness tests/bench -k "not random_weights and not training" -p no:cacheprovider >"$out/tests.txt" 2>&1
     code=$?
     tail -n 30 "$out/tests.txt"
     [ $code -eq 5 ] && [ "$device" = cpu ] && code=0 # nothing to run is right where there is no GPU
@@ -64,6 +65,21 @@ paper() {
     sweep paper $small
 }
 
+train() {
+    need_pytest && need datasets=datasets tensorboard=tensorboard || return 2
+    pick="gpu"
+    [ "$device" = cpu ] && pick="not gpu and not fullsize"
+    timeout 280 "$python" -m pytest -q -m gpu tests/gpu/test_training_on_gpu.py -p no:cacheprovider >"$out/train.txt" 2>&1
+    code=$?
+    [ $code -eq 5 ] && [ "$device" = cpu ] && code=0
+    timeout 300 "$python" -m pytest -q -s tests/perf/test_training_speed.py tests/perf/test_taps_speed.py -m "$pick" \
+        --benchmark-only -p no:cacheprovider --benchmark-json="$out/train.json" >>"$out/train.txt" 2>&1
+    speed=$?
+    [ $speed -eq 5 ] && [ "$device" = cpu ] && speed=0
+    tail -n 40 "$out/train.txt"
+    return $((code > speed ? code : speed))
+}
+
 profiles() {
     small=
     [ "$device" = cpu ] && small="--models tiny-sdxl --profiles eager,diffusers-eager,fp16-fix,tiny-vae,low-vram,fp8"
@@ -83,7 +99,7 @@ perf() {
     need_pytest || return 2
     pick="gpu"
     [ "$device" = cpu ] && pick="not gpu and not fullsize"
-    timeout 590 "$python" -m pytest -q tests/perf -m "$pick" --benchmark-only -p no:cacheprovider \
+    timeout 590 "$python" -m pytest -q tests/perf -m "$pick" -k "not training and not taps" --benchmark-only -p no:cacheprovider \
         --benchmark-json="$out/perf.json" >"$out/perf.txt" 2>&1
     code=$?
     tail -n 30 "$out/perf.txt"
@@ -93,8 +109,8 @@ perf() {
 worst=0
 for part in "$@"; do
     case $part in
-    tests | paper | profiles | weights | perf) ;;
-    *) echo "error: unknown part '$part'; known: tests paper profiles weights perf" >&2; exit 2 ;;
+    tests | paper | train | profiles | weights | perf) ;;
+    *) echo "error: unknown part '$part'; known: tests paper train profiles weights perf" >&2; exit 2 ;;
     esac
     echo "== $part"
     $part || worst=$?

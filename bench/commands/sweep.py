@@ -43,7 +43,8 @@ class Options:
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = "auto"
     """Named sweep: auto, cpu, paper, profiles, resolutions or smoke; the flags below select from it and override it."""
     models: Names = ()
-    """Models of the zoo (`python -m koala models`); tiny-NAME is a small twin."""
+    """Models of the zoo (`python -m koala models`), or folders of some that were trained here; tiny-NAME is a small
+    twin."""
     targets: Names = ()
     """unet: one denoising step; pipeline: prompt to image."""
     resolutions: Ints = ()

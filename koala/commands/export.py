@@ -30,13 +30,13 @@ class Options:
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """Model of the zoo (`python -m koala models`)."""
+    """Model of the zoo (`python -m koala models`), or the folder of one that was trained here."""
     out: Path
     """File or folder to write."""
     format: Literal["single-file", "diffusers"] = "single-file"
     """single-file: safetensors with the original key names; diffusers: a pipeline folder."""
     weights: str = "hub"
-    """hub, a diffusers folder, a checkpoint file, or random."""
+    """hub (the folder itself of a model that was trained here), a diffusers folder, a checkpoint file, or random."""
     dtype: str = "fp16"
     """fp32, bf16 or fp16, of every network."""
 

@@ -31,7 +31,7 @@ class Options:
     """
 
     model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """Model of the zoo (`python -m koala models`)."""
+    """Model of the zoo (`python -m koala models`), or the folder of one that was trained here."""
     prompt: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[PROMPT...]")] = ()
     """What to draw."""
     prompts: Path | None = None
@@ -43,7 +43,8 @@ class Options:
     out: Path | None = None
     """Folder of the images; default: runs/samples/MODEL."""
     weights: str = ""
-    """hub, random, a diffusers folder or a checkpoint file; default: hub, or random where none are released."""
+    """hub, random, a diffusers folder or a checkpoint file; default: hub, or random where none are released, or the
+    folder of a model that was trained here."""
     profile: str = profiles.EAGER.name
     """Speed and memory profile (`python -m koala profiles`), or several joined by +."""
     steps: int | None = None
@@ -83,7 +84,7 @@ def run(options: Options) -> int:
     pictures = chosen_pictures(options)
     height, width = chosen_size(spec, options)
     device = chosen_device(options.device)
-    weights = options.weights or ("hub" if spec.weights else "random")
+    weights = options.weights or spec.own_weights
     if recipe.negative and not recipe.guided and options.negative != "default":
         console.print(f"the negative prompt has no effect: {spec.name} is run without guidance ({recipe.guidance:g})")
     if weights == "random":
@@ -99,7 +100,7 @@ def run(options: Options) -> int:
     adapters = (Adapter(options.lora, options.lora_scale),) if options.lora else ()
     settings = Settings(spec, recipe, weights, profile, device, dtype, height, width, adapters)
     settings.check()
-    with Gallery(options.out or DEFAULT_FOLDER / options.model) as gallery:
+    with Gallery(options.out or DEFAULT_FOLDER / (spec.name if spec.folder else options.model)) as gallery:
         return fill(gallery, settings, pictures, options.batch_size, not options.no_difference, console)
 
 

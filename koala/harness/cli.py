@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -15,7 +16,10 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Command:
-    """A command: `module`, imported when chosen, holds `Options`, `EXAMPLES` and `run(options) -> exit code`."""
+    """A command: `module`, imported when chosen, holds `Options`, `EXAMPLES` and `run(options) -> exit code`.
+
+    Where the defaults depend on the first word, it holds `parse(prog, argv) -> Options` too.
+    """
 
     module: str
     summary: str
@@ -58,7 +62,8 @@ def _run(
     if name not in commands:
         raise UnknownName("command", name, commands)
     module = import_module(commands[name].module)
-    return module.run(_options(module, f"python -m {package} {name}", rest))
+    parse = getattr(module, "parse", partial(parsed, module.Options, module.EXAMPLES))
+    return module.run(parse(f"python -m {package} {name}", rest))
 
 
 def stderr_console() -> Any:
@@ -68,11 +73,16 @@ def stderr_console() -> Any:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def _options(module: Any, prog: str, argv: list[str]) -> Any:
+def parsed(
+    options: Any, examples: Sequence[str], prog: str, argv: Sequence[str], default: Any = None, more: str = ""
+) -> Any:
+    """The `options` that `argv` gives; `default` has other defaults, and the help says `more`."""
     import tyro  # 0.1 s, which a bare --help need not pay
 
-    text = inspect.cleandoc(module.Options.__doc__) + "\n\nexamples:\n" + "\n".join(f"  {e}" for e in module.EXAMPLES)
-    return tyro.cli(module.Options, prog=prog, description=text, args=argv, config=(tyro.conf.FlagCreatePairsOff,))
+    listed = "examples:\n" + "\n".join(f"  {example}" for example in examples)
+    text = "\n\n".join(filter(None, (inspect.cleandoc(options.__doc__), more, listed)))
+    given = {} if default is None else {"default": default}
+    return tyro.cli(options, prog=prog, description=text, args=argv, config=(tyro.conf.FlagCreatePairsOff,), **given)
 
 
 def _help(package: str, description: str, commands: Mapping[str, Command], examples: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from koala.errors import KoalaError, first_few
 from koala.models.spec import UNetPlan
 from koala.models.unet import build_unet, up_depths
 
-_UP = re.compile(r"up_blocks\.(\d+)\.(resnets|attentions|upsamplers)\.(\d+)\.(.+)")
+_UP = re.compile(r"up_blocks\.(\d+)(?:\.(resnets|attentions)\.(\d+))?(\..+)?")
 # What reads the conditioning: it has the conditioning's own width, and is not there without it.
 _CONDITIONING = re.compile(r"(?:.+\.attn2\.to_[kv]|add_embedding\..+|class_embedding)\.(?:weight|bias)")
 _NAMED_IN_ERRORS = 8
@@ -56,13 +56,16 @@ def inherit(teacher: UNetPlan, student: UNetPlan) -> Inheritance:
 
 
 def teacher_key(key: str, teacher: UNetPlan, student: UNetPlan) -> str:
-    """The place in the teacher's U-Net of the student's tensor `key`; only the up path is counted otherwise."""
+    """The place in the teacher's U-Net of the student's tensor or module `key`; only the up path is counted otherwise.
+
+    Transformer layers are counted alike.
+    """
     if not (found := _UP.fullmatch(key)):
         return key
-    stage, kind, block, rest = int(found[1]), found[2], int(found[3]), found[4]
-    if kind != "upsamplers":
-        block = _up_block(block, teacher, student)
-    return f"up_blocks.{stage + _dropped_stages(teacher, student)}.{kind}.{block}.{rest}"
+    stage, kind, block, rest = found.groups(default="")
+    if kind:
+        rest = f".{kind}.{_up_block(int(block), teacher, student)}{rest}"
+    return f"up_blocks.{int(stage) + _dropped_stages(teacher, student)}{rest}"
 
 
 @lru_cache(maxsize=32)

@@ -20,6 +20,7 @@ _DTYPES = {
     torch.bfloat16: "BF16",
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
+    torch.uint8: "U8",
 }
 _ALIGNMENT = 8
 

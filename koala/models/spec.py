@@ -177,11 +177,17 @@ class ModelSpec:
     license: str
     prediction: str = "epsilon"  # what the U-Net predicts: epsilon, v_prediction or sample
     twin_of: str | None = None  # the entry whose topology this small twin repeats
+    folder: str | None = None  # where the weights of a model lie that was trained here
     notes: str = ""
 
     def __post_init__(self) -> None:
         shape = self.conditioning.context_shape
         assert self.unet.context_dim == (shape and shape[1]), self.name
+
+    @property
+    def own_weights(self) -> str:
+        """Where its weights are by default: its folder, the hub, or random where none were released."""
+        return self.folder or ("hub" if self.weights else "random")
 
     @property
     def downscale(self) -> int:

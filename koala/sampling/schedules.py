@@ -5,11 +5,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import torch
 from diffusers import (
     DDIMScheduler,
+    DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
@@ -59,6 +61,13 @@ def build_scheduler(recipe: Recipe, prediction: str = "epsilon") -> Any:
     return kind.scheduler(
         **_NOISE, **kind.settings, timestep_spacing=recipe.timestep_spacing, prediction_type=prediction
     )
+
+
+@cache
+def training_schedule() -> torch.Tensor:
+    """The share of the sample's power that is left at each timestep of training, fp32; not to be changed."""
+    with torch.inference_mode(False), torch.device("cpu"):
+        return DDPMScheduler(**_NOISE).alphas_cumprod
 
 
 def set_timesteps(scheduler: Any, recipe: Recipe, device: torch.device) -> torch.Tensor:

@@ -93,9 +93,11 @@ class Source:
 def locate(spec: ModelSpec, weights: str, parts: Collection[str], dtype: str) -> Source:
     """Where `weights` are: "hub", a diffusers folder, the folder of a U-Net, or a checkpoint file.
 
-    What a file or a U-Net's folder lacks is the entry's released one. All files are opened, none is read yet.
+    The hub stands for the folder of a model that was trained here. What a file or a U-Net's folder lacks is the
+    entry's released one. All files are opened, none is read yet.
     """
     networks, finder = _networks(spec, parts), Finder(spec, dtype)
+    weights = (spec.folder or HUB) if weights == HUB else weights
     if weights == HUB:
         adapted = spec.weights is not None and spec.weights.lora is not None and "unet" in networks
         found = finder.find([*networks, ADAPTER] if adapted else networks)

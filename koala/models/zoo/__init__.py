@@ -1,6 +1,7 @@
 """Every model this project knows. A new one is one `ModelSpec` in a file of this folder; nothing else changes.
 
-`tiny-NAME` is a twin of NAME with the same topology and few channels, derived and never written down.
+`tiny-NAME` is a twin of NAME with the same topology and few channels, derived and never written down. The folder of a
+model that was trained here stands for it.
 """
 
 import pkgutil
@@ -11,6 +12,7 @@ from koala import aliases
 from koala.errors import UnknownName
 from koala.models.spec import ModelSpec
 from koala.models.twin import TWIN_PREFIX, tiny_twin
+from koala.models.zoo import local
 
 
 @cache
@@ -28,8 +30,16 @@ def names() -> list[str]:
     return sorted(_entries(), key=lambda name: -(_entries()[name].unet_params or 0))
 
 
+def known(name: str) -> bool:
+    """Whether an entry, or a twin of one, is called `name`."""
+    plain = name.removeprefix(TWIN_PREFIX)
+    return aliases.MODELS.get(plain, plain) in _entries()
+
+
 def get(name: str) -> ModelSpec:
-    """The entry called `name`, by a published alias of it, or the twin that `tiny-NAME` asks for."""
+    """The entry called `name`, by a published alias of it, the twin that `tiny-NAME` asks for, or a folder's model."""
+    if not known(name) and local.is_path(name):
+        return local.entry(name, get)
     if name.startswith(TWIN_PREFIX):
         return tiny_twin(get(name.removeprefix(TWIN_PREFIX)))
     canonical = aliases.MODELS.get(name, name)

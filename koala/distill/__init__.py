@@ -1,0 +1,1 @@
+"""Distillation and fine-tuning: data, taps, losses, objectives, one trainer and the named runs."""

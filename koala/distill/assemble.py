@@ -1,0 +1,179 @@
+"""Run -> the networks that it trains and learns from, the objective and the data; mistakes come before any weights."""
+
+import json
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from koala.distill.batch import Examples
+from koala.distill.config import INHERIT, Run
+from koala.distill.data.cache import Cache
+from koala.distill.data.captions import Captions
+from koala.distill.data.encoding import Preparation, preparation_for
+from koala.distill.data.on_the_fly import OnTheFly
+from koala.distill.data.sources import open_source
+from koala.distill.dropout import without_captions
+from koala.distill.finetune import FineTuning, Watch
+from koala.distill.kd import Distillation, Weights, check_teacher
+from koala.distill.lora import TEXT_TARGETS, CaptionFineTuning, add_adapters
+from koala.distill.matching import Pair, pairs
+from koala.distill.objective import Objective
+from koala.errors import KoalaError
+from koala.models import zoo
+from koala.models.conditioning import ClipConditioner
+from koala.models.inherit import inherit
+from koala.models.load import RANDOM, load
+from koala.models.networks import meta_networks
+from koala.models.spec import ClipText, ModelSpec
+from koala.models.student import fresh, unet_weights
+from koala.models.weights.fill import fit
+
+FROZEN = ("text", "autoencoder")
+
+
+@dataclass(frozen=True)
+class Models:
+    """What a run names, looked up: the student, at the run's resolution, and its teacher."""
+
+    student: ModelSpec
+    teacher: ModelSpec | None
+    pairs: tuple[Pair, ...] = ()  # of features that are compared
+
+    @property
+    def frozen(self) -> ModelSpec:
+        """The model whose text encoders and autoencoder are used."""
+        return self.teacher or self.student
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A run, ready to be trained."""
+
+    models: Models
+    unet: UNet2DConditionModel
+    conditioner: ClipConditioner | None  # where text encoders are trained too
+    objective: Objective
+    examples: Examples
+    data_digest: str  # of the cache; empty where there is none
+
+
+def models_of(run: Run) -> Models:
+    """The models of a run; a `KoalaError` says what in it does not go together."""
+    student = zoo.get(run.student)
+    student = replace(student, resolution=run.resolution or student.resolution)
+    student.check_side(student.resolution)
+    teacher = zoo.get(run.teacher) if run.teacher else None
+    matched: tuple[Pair, ...] = ()
+    if teacher:
+        check_teacher(teacher, student)
+        if run.student_weights == INHERIT:
+            inherit(teacher.unet, student.unet)
+        matched = pairs(run.features, run.location, teacher.unet, student.unet)
+    elif run.features:
+        raise KoalaError("there are --features to compare and no --teacher to compare them with")
+    if run.lora_rank and teacher:
+        raise KoalaError("adapters are trained on data alone: give --lora-rank 0 or --teacher ''")
+    if run.lora_text and not (run.lora_rank and run.on_the_fly and isinstance(student.conditioning, ClipText)):
+        raise KoalaError("--lora-text needs --lora-rank, --on-the-fly and a model with CLIP text encoders")
+    return Models(student, teacher, matched)
+
+
+def open_cache(run: Run, models: Models) -> Cache | None:
+    """The run's encoded images, which fit its models; none where they are encoded on the fly."""
+    if not run.data:
+        raise KoalaError("there is no --data: a cache (`python -m koala encode`), or with --on-the-fly a source")
+    if run.on_the_fly:
+        return None
+    cache = Cache(run.data, run.seed)
+    cache.refuse_other(models.student, models.student.resolution)
+    made = cache.index.settings.get("weights")
+    if made is not None and (made == RANDOM) != (run.teacher_weights == RANDOM):
+        raise KoalaError(
+            f"{run.data} was encoded with the weights {made!r}, and this run has --teacher-weights "
+            f"{run.teacher_weights!r}: one of them is random and the other is not"
+        )
+    return cache
+
+
+def assemble(run: Run, device: torch.device, watch: Watch) -> Assembly:
+    """The networks of the run, the student in fp32 and the teacher in the run's precision, and what trains them."""
+    models = models_of(run)
+    cache, held = open_cache(run, models), None
+    if cache is None:
+        source = open_source(run.data).indexed()  # before any weights are read
+        held = load(models.frozen, device, run.precision, run.teacher_weights, FROZEN)
+        examples: Examples = OnTheFly(source, preparation(run, models), held, run.seed, run.batch_size)
+    else:
+        examples = cache
+    unet = student_unet(run, models)
+    options: dict[str, Any] = {
+        "seed": run.seed,
+        "min_snr_gamma": run.min_snr_gamma,
+        "noise_offset": run.noise_offset,
+        "watch": watch,
+    }
+    conditioner = None
+    objective: Objective
+    if run.lora_text:
+        assert held is not None and isinstance(held.conditioner, ClipConditioner)
+        # With tokenizers of its own: those of `held` are at work in the threads that read ahead.
+        conditioner = ClipConditioner(held.conditioner.plan, held.conditioner.encoders)
+        for i, encoder in enumerate(conditioner.encoders):
+            add_adapters(encoder, run.lora_rank, run.lora_alpha, TEXT_TARGETS, seed=run.seed + 1 + i)
+        objective = CaptionFineTuning(models.student, unet, conditioner, **options)
+    elif models.teacher is None:
+        objective = FineTuning(models.student, unet, **options)
+    else:
+        objective = _distillation(run, models, models.teacher, unet, device, options)
+    digest = data_digest(cache) if cache else ""
+    examples = without_captions(examples, run.caption_dropout, run.seed)
+    return Assembly(models, unet, conditioner, objective, examples, digest)
+
+
+def student_unet(run: Run, models: Models) -> UNet2DConditionModel:
+    """The U-Net that is trained, on the CPU in fp32; with fresh adapters on frozen weights where the run is LoRA."""
+    student, teacher = models.student, models.teacher
+    if run.student_weights == INHERIT:
+        assert teacher is not None
+        unet = inherited(teacher, student, run.teacher_weights, run.seed)
+    else:
+        unet = load(student, "cpu", "fp32", run.student_weights, ("unet",), run.seed).unet
+    if run.lora_rank:
+        add_adapters(unet, run.lora_rank, run.lora_alpha, run.lora_targets, seed=run.seed)
+    return unet
+
+
+@torch.no_grad()
+def inherited(teacher: ModelSpec, student: ModelSpec, weights: str, seed: int) -> UNet2DConditionModel:
+    """The student's U-Net in fp32 with the teacher's tensors in their places; what has no place there is fresh."""
+    places, source = inherit(teacher.unet, student.unet).inherited, unet_weights(teacher, weights, seed=seed)
+    names = {ours: theirs for theirs, ours in fit(meta_networks(teacher, ("unet",))["unet"], source).items()}
+    unet = meta_networks(student, ("unet",))["unet"].to_empty(device="cpu")
+    for key, tensor in unet.state_dict().items():
+        tensor.copy_(source.tensor(names[places[key]]) if key in places else fresh(unet, key, seed))
+    assert isinstance(unet, UNet2DConditionModel)
+    return unet
+
+
+def _distillation(
+    run: Run, models: Models, teacher: ModelSpec, unet: UNet2DConditionModel, device: torch.device, options: dict
+) -> Distillation:
+    taught_by = load(teacher, device, run.precision, run.teacher_weights, ("unet",), run.seed).unet
+    assert taught_by is not None
+    weights = Weights(run.task_weight, run.output_weight, run.feature_weight)
+    return Distillation(models.student, unet, teacher, taught_by, run.features, run.location, weights, **options)
+
+
+def preparation(run: Run, models: Models) -> Preparation:
+    """How images are let in and cut, on the fly: in the centre."""
+    captions = Captions(run.caption_columns, run.captions)
+    return preparation_for(models.student, models.student.resolution, captions=captions, seed=run.seed)
+
+
+def data_digest(cache: Cache) -> str:
+    """A digest of all that a cache holds, from those of its files."""
+    shards = [shard["files"] for shard in cache.index.shards]
+    return sha256(json.dumps([cache.index.settings, shards], sort_keys=True).encode()).hexdigest()

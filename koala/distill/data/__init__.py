@@ -1,0 +1,1 @@
+"""Captioned images on their way into training: sources, captions, the encoded cache and its batches."""

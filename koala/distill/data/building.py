@@ -1,0 +1,117 @@
+"""The making of a cache: what decides its content, and which process writes which part of it."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+
+from accelerate import PartialState
+
+from koala import __version__
+from koala.distill.data.cache import Index, Writer, model_settings, read_index
+from koala.distill.data.encoding import Encoder, Encoding, Preparation
+from koala.distill.data.example import Source
+from koala.errors import UnknownName
+from koala.harness.records import Row
+from koala.models.load import DTYPES, load
+from koala.models.spec import ModelSpec
+
+Listeners = tuple[Callable[[], None], Callable[[], None]]  # called after each example and after each unit
+Progress = Callable[[int], AbstractContextManager[Listeners]]  # of so many units
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be encoded, and with what."""
+
+    spec: ModelSpec
+    weights: str
+    origin: str  # what the source was opened by
+    source: Source
+    preparation: Preparation
+    limit: int = 0  # examples that are taken from the beginning of the source; 0: all
+    seed: int = 0
+    workers: int = 2
+    batch_size: int = 8
+
+    def shares(self) -> dict[int, int | None]:
+        """How many examples are taken from each unit that is needed, none: all; the same in every process."""
+        if not self.limit:
+            return dict.fromkeys(range(len(self.source.units)))
+        found: dict[int, int | None] = {}
+        left = self.limit
+        for unit in range(len(self.source.units)):
+            found[unit] = number = sum(1 for _ in islice(self.source.read(unit), left))
+            left -= number
+            if not left:
+                break
+        return found
+
+    def content(self, dtype: str, units: int) -> Row:
+        """Everything that decides what a cache holds, but for rounding."""
+        return {
+            "model": self.spec.name,
+            "weights": _absolute(self.weights),
+            "dtype": dtype,
+            "source": _absolute(self.origin),
+            "source_units": len(self.source.units),
+            "limit": self.limit,
+            "units": units,
+            "koala": __version__,
+            **self.preparation.settings(),
+            **model_settings(self.spec),
+        }
+
+
+def build(job: Job, out: Path, device: str, dtype: str, progress: Progress) -> Index | None:
+    """Write what is missing of a cache, this process its share of it; the whole cache's index, in the first process.
+
+    `dtype` "auto" is fp16 on a GPU, else fp32. With several processes a GPU is that of the process.
+    """
+    # Processes that are done wait for the others, however long those take.
+    state = PartialState(cpu=device == "cpu", timeout=timedelta(days=365))
+    rank, world = state.process_index, state.num_processes
+    place = device if world == 1 or device == "cpu" else str(state.device)
+    if dtype == "auto":
+        dtype = "fp32" if place == "cpu" else "fp16"
+    if dtype not in DTYPES:
+        raise UnknownName("dtype", dtype, DTYPES)
+    shares = job.shares()
+    with Writer(out, job.content(dtype, len(shares)), rank) as writer:
+        missing = {
+            unit: limit for unit, limit in shares.items() if unit % world == rank and not writer.index.whole(unit)
+        }
+        if missing or (rank == 0 and not writer.has_empty):
+            shown = progress(len(missing)) if rank == 0 else nullcontext((_nothing, _nothing))
+            with shown as listeners:
+                _write(job, writer, missing, (place, dtype), rank, listeners)
+    state.wait_for_everyone()
+    if world > 1:
+        state.destroy_process_group()
+    return read_index(out) if rank == 0 else None
+
+
+def _write(
+    job: Job, writer: Writer, units: Mapping[int, int | None], where: tuple[str, str], rank: int, listeners: Listeners
+) -> None:
+    """Encode units on a device in a dtype, and after the first of them the condition of no caption."""
+    on_example, on_unit = listeners
+    encoder = Encoder(load(job.spec, *where, job.weights, ("text", "autoencoder"), job.seed), job.seed, job.batch_size)
+    encoding = Encoding(job.source, job.preparation, encoder, writer.folder, job.workers, on_example)
+    for unit, limit in units.items():
+        writer.add_unit(unit, encoding.unit(unit, limit))
+        on_unit()
+        if rank == 0:
+            writer.add_empty(encoder.empty)
+    if rank == 0:
+        writer.add_empty(encoder.empty)
+
+
+def _absolute(name: str) -> str:
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def _nothing() -> None:
+    pass

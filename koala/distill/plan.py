@@ -1,0 +1,158 @@
+"""What a run will do, from shapes and counts alone: no weights are read."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from koala.distill.assemble import Models, models_of
+from koala.distill.config import INHERIT, Run
+from koala.distill.data.cache import INDEX, Cache
+from koala.distill.lora import TEXT_TARGETS, add_adapters
+from koala.models.inherit import inherit
+from koala.models.load import DTYPES
+from koala.models.networks import count_params, meta_networks
+
+_FP32 = 4  # bytes
+_MOMENTS = {"adamw": 8, "adamw8bit": 2}  # bytes of an optimizer's two moments
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run in numbers; bytes are those of one process."""
+
+    run: Run
+    models: Models
+    processes: int
+    student_params: int
+    trained_params: int
+    teacher_params: int
+    inherited: int  # tensors
+    fresh: int
+    pairs: Mapping[str, int]  # by stage
+    images: int | None  # in the data; None where that is not there yet
+    memory_bytes: Mapping[str, int]
+    checkpoint_bytes: int
+
+    @property
+    def global_batch(self) -> int:
+        """Images per optimisation step."""
+        return self.run.batch_per_process * self.processes
+
+    @property
+    def images_seen(self) -> int:
+        """Images of the whole run, each time one is seen."""
+        return self.global_batch * self.run.steps
+
+    def text(self) -> str:
+        """The plan in lines of "name: value", then the run's notes."""
+        lines = "\n".join(f"{name}: {value}" for name, value in self._lines().items())
+        return "\n".join((lines, "notes:", *(f"  {note}" for note in self.run.notes)))
+
+    def _lines(self) -> dict[str, str]:
+        run, models = self.run, self.models
+        compared = ", ".join(f"{stage} {n}" for stage, n in self.pairs.items())
+        lines = {
+            "run": run.name or run.student,
+            "student": f"{models.student.name}, {self.student_params:,} parameters",
+        }
+        if self.trained_params != self.student_params:
+            lines["trained"] = f"{self.trained_params:,} parameters of adapters"
+        if models.teacher:
+            lines["teacher"] = f"{models.teacher.name}, {self.teacher_params:,} parameters in {run.precision}"
+        if run.student_weights == INHERIT:
+            lines["tensors"] = f"{self.inherited} inherited, {self.fresh} fresh"
+        else:
+            lines["weights"] = run.student_weights
+        if models.teacher:
+            lines["pairs"] = f"{sum(self.pairs.values())} ({compared or 'no features'})"
+        lines["resolution"] = f"{models.student.resolution} px"
+        lines["batch"] = (
+            f"{self.global_batch} images = {run.batch_size} x {run.accumulation} accumulated x "
+            f"{self.processes} process{'es' if self.processes > 1 else ''}"
+        )
+        lines["steps"] = f"{run.steps:,}, {self.images_seen:,} images seen"
+        lines["data"] = self._data()
+        memory = ", ".join(f"{name} {_gib(size)}" for name, size in self.memory_bytes.items())
+        lines["memory"] = (
+            f"{_gib(sum(self.memory_bytes.values()))} a process ({memory}); activations come on top: they grow with "
+            "batch size and resolution"
+        )
+        lines["checkpoints"] = (
+            f"{_gib(self.checkpoint_bytes)} each, {run.keep} are kept and one more while it is written"
+        )
+        lines["out"] = str(run.folder)
+        return lines
+
+    def _data(self) -> str:
+        if self.images is None:
+            return f"{self.run.data}, not counted" if self.run.data else "none is named yet (--data)"
+        return f"{self.images:,} images, {self.images_seen / self.images:.4g} epochs"
+
+
+def plan(run: Run, processes: int = 1) -> Plan:
+    """The plan of `run` on that many processes; a `KoalaError` for what does not go together."""
+    run = run.split(processes)
+    models = models_of(run)
+    student = meta_networks(models.student, ("unet",))["unet"]
+    student_params = trained = count_params(student)
+    if run.lora_rank:
+        trained = _adapters(run, models)
+    teacher_params, inheritance = 0, None
+    if models.teacher:
+        teacher_params = count_params(meta_networks(models.teacher, ("unet",))["unet"])
+        if run.student_weights == INHERIT:
+            inheritance = inherit(models.teacher.unet, models.student.unet)
+    averaged = _FP32 * trained if run.ema_decay else 0
+    moments = _MOMENTS[run.optimizer] * trained
+    half = DTYPES[run.precision].itemsize
+    memory = {
+        "weights": _FP32 * student_params,
+        "gradients": _FP32 * trained,
+        "optimizer": moments,
+        "average": averaged,
+        "teacher": half * teacher_params,
+        "copies in half precision": half * student_params if half < _FP32 else 0,
+        "text encoders and autoencoder": half * _frozen_params(models) if run.on_the_fly else 0,
+    }
+    return Plan(
+        run=run,
+        models=models,
+        processes=processes,
+        student_params=student_params,
+        trained_params=trained,
+        teacher_params=teacher_params,
+        inherited=len(inheritance.inherited) if inheritance else 0,
+        fresh=len(inheritance.fresh) if inheritance else 0,
+        pairs=Counter(pair.stage for pair in models.pairs),
+        images=_count(run),
+        memory_bytes={name: size for name, size in memory.items() if size},
+        checkpoint_bytes=_FP32 * trained + averaged + moments,
+    )
+
+
+def _adapters(run: Run, models: Models) -> int:
+    """Parameters of the adapters."""
+    networks = meta_networks(models.student, ("unet", "text") if run.lora_text else ("unet",))
+    for name, network in networks.items():
+        targets = run.lora_targets if name == "unet" else TEXT_TARGETS
+        with torch.device("meta"):
+            add_adapters(network, run.lora_rank, run.lora_alpha, targets)
+    return sum(p.numel() for network in networks.values() for p in network.parameters() if p.requires_grad)
+
+
+def _frozen_params(models: Models) -> int:
+    return sum(map(count_params, meta_networks(models.frozen, ("text", "autoencoder")).values()))
+
+
+def _count(run: Run) -> int | None:
+    """Images of the cache; None where there is none yet, or where they are encoded on the fly."""
+    if run.on_the_fly or not run.data or not (Path(run.data) / INDEX).is_file():
+        return None
+    return len(Cache(run.data, unfinished=True))
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB" if size >= 2**27 else f"{size / 2**20:.3g} MiB"

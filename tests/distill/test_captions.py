@@ -1,0 +1,89 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from koala.distill.data.captions import Captions, num_words, with_columns
+from koala.distill.data.example import Example
+from koala.errors import KoalaError
+
+ROW = {"text": "a dog", "llava": "A brown dog on a lawn.", "alt": ["dog", " ", "hound"], "score": 6.5, "none": None}
+
+
+@pytest.mark.parametrize(
+    ("columns", "mode", "captions"),
+    [
+        (("text",), "each", ["a dog"]),
+        (("text", "llava"), "each", ["a dog", "A brown dog on a lawn."]),
+        (("text", "llava"), "append", ["a dog A brown dog on a lawn."]),
+        (("llava", "text"), "append", ["A brown dog on a lawn. a dog"]),
+        (("text", "llava"), "replace", ["A brown dog on a lawn."]),
+        (("text", "none"), "replace", ["a dog"]),
+        (("none", "text"), "append", ["a dog"]),
+        (("text", "alt"), "each", ["a dog", "dog", "hound"]),
+        (("alt", "text"), "append", ["dog a dog", "hound a dog"]),
+        (("text", "alt"), "replace", ["dog", "hound"]),
+        (("none", "score", "absent"), "each", []),
+        (("none",), "append", []),
+        (("none",), "replace", []),
+    ],
+)
+def test_columns_become_captions(columns, mode, captions):
+    assert Captions(columns, mode)(ROW) == captions
+
+
+@pytest.mark.parametrize("nothing", [None, "", " \n\t", "\u3000", [], [""], math.nan, 1.5, True, b"bytes", {"a": "b"}])
+@pytest.mark.parametrize("mode", ["each", "append", "replace"])
+def test_what_is_no_text_is_no_caption(nothing, mode):
+    assert Captions(("text",), mode)({"text": nothing}) == []
+
+
+def test_the_number_of_a_class_is_a_caption():
+    assert Captions(("label",))({"label": 0}) == ["0"]
+
+
+def test_half_a_surrogate_pair_becomes_text_that_a_tokenizer_takes():
+    (caption,) = Captions()({"text": "a \ud83d dog"})
+    assert caption.encode() and caption == "a ? dog"
+
+
+def test_captions_without_a_column_are_an_error():
+    with pytest.raises(KoalaError, match="--caption-columns"):
+        Captions(())
+
+
+texts = st.one_of(st.none(), st.text(max_size=5), st.lists(st.text(max_size=5), max_size=3))
+
+
+@given(st.dictionaries(st.sampled_from("abc"), texts), st.sampled_from(["each", "append", "replace"]))
+def test_captions_are_never_empty_and_there_are_some_wherever_a_column_has_text(row, mode):
+    captions = Captions(("a", "b", "c"), mode)(row)
+    parts = [part for value in row.values() for part in (value if isinstance(value, list) else [value])]
+    assert all(caption.strip() == caption != "" for caption in captions)
+    assert bool(captions) == any(part and part.strip() for part in parts)
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=("Zs", "Cc", "Zl", "Zp")), min_size=1)))
+def test_words_are_counted_between_white_space(words):
+    assert num_words("  ".join(words)) == num_words("\n".join(words) + " ") == len(words)
+
+
+def examples(*rows):
+    return [Example(str(number), b"x", row) for number, row in enumerate(rows)]
+
+
+def test_a_column_that_only_some_rows_have_is_no_error():
+    rows = examples({"text": "a"}, {"text": "b", "llava": ""})
+    assert list(with_columns(rows, ("text", "llava"))) == rows
+
+
+def test_a_column_that_no_row_has_is_an_error_that_lists_those_there_are():
+    found = with_columns(examples({"caption": "a", "url": "b"}, {"score": 1}), ("text", "caption"))
+    assert next(found).key == "0"
+    with pytest.raises(KoalaError, match="no example has the column text; there are: caption, url, score"):
+        list(found)
+
+
+def test_examples_that_are_all_lost_say_nothing_about_columns():
+    assert len(list(with_columns([Example("a", b"", {}, "lost")], ("text",)))) == 1

@@ -1,0 +1,122 @@
+from collections import Counter
+from dataclasses import replace
+from math import prod
+
+import pytest
+import trained_runs
+
+from koala.distill import runs
+from koala.distill.plan import plan
+from koala.errors import KoalaError
+from koala.models import zoo
+from koala.models.inherit import unet_shapes
+
+# With every kept layer's self-attention: 30 and 21 pairs (KOALA), and the last features of the outermost stages.
+PAIRS = {
+    "koala-1b-base": 32,
+    "koala-700m-lightning": 23,
+    "bk-sdm-base": 8,
+    "bk-sdm-small": 8,
+    "bk-sdm-tiny": 6,
+    "bk-sdm-v2-tiny": 6,
+    "bk-sdxl": 6,
+    "segmind-small-sd": 9,
+    "segmind-tiny-sd": 6,
+    "lora": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def koala_700m():
+    return plan(runs.get("koala-700m-base"), 4)
+
+
+def test_the_plan_has_the_papers_numbers(koala_700m):
+    assert (koala_700m.student_params, koala_700m.teacher_params) == (782_822_724, 2_567_463_684)
+    assert (koala_700m.inherited, koala_700m.fresh) == (len(unet_shapes(zoo.get("koala-700m").unet)), 0)
+    assert koala_700m.pairs == Counter({"DW-1": 1, "DW-2": 2, "DW-3": 5, "UP-1": 10, "UP-2": 4, "UP-3": 1})
+    assert (koala_700m.global_batch, koala_700m.run.accumulation) == (128, 4)
+    assert koala_700m.images_seen == 12_800_000
+
+
+def test_memory_counts_each_kind_of_tensor_once(koala_700m):
+    student, teacher = 782_822_724, 2_567_463_684
+    assert koala_700m.memory_bytes == {
+        "weights": 4 * student,
+        "gradients": 4 * student,
+        "optimizer": 8 * student,
+        "teacher": 2 * teacher,
+        "copies in half precision": 2 * student,
+    }
+    assert koala_700m.checkpoint_bytes == 12 * student
+
+
+def test_the_text_says_it_all_and_what_is_unverified(koala_700m):
+    text = koala_700m.text()
+    lines = dict(line.split(": ", 1) for line in text.split("\nnotes:")[0].splitlines())
+    assert lines["batch"] == "128 images = 8 x 4 accumulated x 4 processes"
+    assert lines["steps"] == "100,000, 12,800,000 images seen"
+    assert lines["tensors"].endswith(" inherited, 0 fresh")
+    assert lines["data"] == "none is named yet (--data)"
+    assert "activations come on top" in lines["memory"]
+    assert all(note in text for note in runs.get("koala-700m-base").notes)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_run_compares_as_many_pairs_as_its_paper(name):
+    assert sum(plan(runs.get(f"tiny-{name}")).pairs.values()) == PAIRS[name]
+
+
+@pytest.mark.parametrize("name", runs.names())
+def test_every_tiny_run_has_a_plan_without_any_weights(name):
+    found = plan(runs.get(f"tiny-{name}"))
+    assert found.student_params == sum(map(prod, unet_shapes(zoo.get(found.run.student).unet).values()))
+    assert found.text()
+
+
+def test_of_a_lora_run_only_the_adapters_are_trained():
+    found = plan(trained_runs.run("tiny-lora", lora_rank=2, lora_targets=("to_q",)))
+    shapes = {key: shape for key, shape in unet_shapes(zoo.get("tiny-koala-700m").unet).items() if "to_q.w" in key}
+    assert found.trained_params == sum(2 * sum(shape) for shape in shapes.values())
+    assert found.memory_bytes["optimizer"] == 8 * found.trained_params
+    assert found.memory_bytes["weights"] == 4 * found.student_params
+
+
+def test_epochs_are_counted_once_the_data_is_there(tmp_path):
+    data = trained_runs.cache(tmp_path / "cache", 5)
+    text = plan(trained_runs.run(data=str(data), steps=10, batch_size=2)).text()
+    assert "data: 5 images, 4 epochs" in text
+    assert "data: elsewhere, not counted" in plan(trained_runs.run(data="elsewhere")).text()
+
+
+def test_what_else_is_held_is_counted_with_it():
+    run = trained_runs.run()
+    plain = plan(run).memory_bytes
+    assert plan(replace(run, ema_decay=0.9)).memory_bytes["average"] == plain["weights"]
+    assert plan(replace(run, optimizer="adamw8bit")).memory_bytes["optimizer"] == plain["optimizer"] // 4
+    assert plan(replace(run, on_the_fly=True)).memory_bytes.keys() - plain.keys() == {"text encoders and autoencoder"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"student": "tiny-koala-70m"}, "did you mean"),
+        ({"teacher": "tiny-sdm-v1.4"}, "cannot teach"),
+        ({"teacher": "tiny-segmind-vega"}, "cannot start from this teacher"),
+        ({"teacher": "", "student_weights": "random"}, "no --teacher to compare"),
+        ({"lora_rank": 4}, "adapters are trained on data alone"),
+        ({"resolution": 100}, "multiples of 8"),
+        ({"global_batch": 7, "batch_size": 2}, "no multiple of --batch-size"),
+        ({"student": "some/folder"}, "there is no folder"),
+    ],
+)
+def test_what_does_not_go_together_is_said_before_anything_is_loaded(changes, said):
+    with pytest.raises(KoalaError, match=said):
+        plan(trained_runs.run(**changes))
+
+
+def test_text_encoders_are_trained_on_the_fly_only():
+    with pytest.raises(KoalaError, match="--lora-text needs"):
+        plan(trained_runs.run("tiny-lora", lora_text=True))
+    found = plan(trained_runs.run("tiny-lora", lora_text=True, on_the_fly=True))
+    assert found.trained_params > plan(trained_runs.run("tiny-lora")).trained_params
