@@ -1,6 +1,7 @@
 """Outputs of modules inside a network, collected by forward hooks while it runs."""
 
 import difflib
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from koala.errors import KoalaError
 
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # DDP, compile, FSDP1
+_ONCE = "skip_fwd_side_effects_in_bwd_under_checkpoint"
 _CLOSE = 3  # names in an error
 
 OnOutput = Callable[[str, Tensor], None]
@@ -61,8 +63,7 @@ class Taps:
         assert self._take is None, "already collecting"
         self._take = self._on_output or outputs.__setitem__
         try:
-            # Under checkpointing a compiled graph may note an output once, in the forward pass, which is all we want.
-            with torch._dynamo.config.patch(skip_fwd_side_effects_in_bwd_under_checkpoint=True):
+            with _noted_once():
                 yield outputs
             while self._traced:
                 self._take(*self._traced.pop(0))
@@ -82,6 +83,17 @@ class Taps:
                 self._take(name, feature)
 
         return hook
+
+
+@contextmanager
+def _noted_once() -> Iterator[None]:
+    """Under checkpointing a compiled graph may note an output once, in the forward pass, which is all we want."""
+    compiler = sys.modules.get("torch._dynamo")  # nothing is compiled where nobody has imported it
+    if compiler is None or not hasattr(compiler.config, _ONCE):
+        yield
+        return
+    with compiler.config.patch(**{_ONCE: True}):
+        yield
 
 
 def named_modules(network: nn.Module) -> dict[str, nn.Module]:
