@@ -56,6 +56,7 @@ LOADERS = {
     "diffusers-file": "one file with diffusers' names (.safetensors, .bin, .pt, .ckpt)",
     "original-file": "one file with the original names (.safetensors, .ckpt)",
     "lora": "LoRA adapters of diffusers, peft and kohya, fused and attached",
+    "recaption-llava-1.5-7b": "`koala recaption` with the network of LLaVA-1.5-7B",
     "eval-path": "`eval`: a path of the user's (`--weights NAME=PATH`)",
     "eval-mirror": "`eval`: a folder laid out as the hub (`KOALA_WEIGHTS`)",
     "eval-torch-hub": "`eval`: torch.hub's cache",
