@@ -46,11 +46,13 @@ def run(options: Options) -> int:
     spec = zoo.get(options.model)
     if options.out.exists():
         raise KoalaError(f"{options.out} exists; choose another name or remove it")
-    from koala.models.load import DTYPES, load  # torch, which a wrong name need not wait for
+    from torch import nn  # which a wrong name need not wait for
+
+    from koala.models.load import DTYPES, load
 
     components = load(spec, "cpu", options.dtype, options.weights)
     for network in components.networks:
-        network.to(DTYPES[options.dtype])  # an autoencoder that decodes in fp32 is loaded so
+        nn.Module.to(network, dtype=DTYPES[options.dtype])  # an autoencoder that decodes in fp32 is loaded so
     _FORMATS[options.format](components, options.out)
     print(options.out)
     return 0

@@ -32,6 +32,7 @@ from koala.models.student import fresh, unet_weights
 from koala.models.weights.fill import fit
 
 FROZEN = ("text", "autoencoder")
+_OWN_SEED = 100  # a random student has no tensor in common with a random teacher
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def student_unet(run: Run, models: Models) -> UNet2DConditionModel:
         assert teacher is not None
         unet = inherited(teacher, student, run.teacher_weights, run.seed)
     else:
-        unet = load(student, "cpu", "fp32", run.student_weights, ("unet",), run.seed).unet
+        unet = load(student, "cpu", "fp32", run.student_weights, ("unet",), run.seed + _OWN_SEED).unet
     if run.lora_rank:
         add_adapters(unet, run.lora_rank, run.lora_alpha, run.lora_targets, seed=run.seed)
     return unet

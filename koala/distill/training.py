@@ -18,6 +18,7 @@ from koala.distill.watch import Watch
 from koala.errors import KoalaError
 from koala.harness import environment
 from koala.harness.cli import INTERRUPTED, stderr_console
+from koala.harness.records import Store
 
 _UNET = "unet"
 
@@ -38,7 +39,7 @@ def train(run: Run) -> int:
         if run.lora_rank and accelerator.distributed_type == DistributedType.FSDP:
             raise KoalaError("adapters are small enough for every GPU: train them without FSDP")
         main = accelerator.is_main_process
-        distributed.together(accelerator, lambda: write_run(run, run.folder / FILE) if main else None)
+        distributed.together(accelerator, lambda: _describe(run) if main else None)
         trainer = Trainer(
             split,
             made.objective,
@@ -58,6 +59,12 @@ def train(run: Run) -> int:
         if main:
             print(folder)
     return 0
+
+
+def _describe(run: Run) -> None:
+    """Write the run's file; a `KoalaError` leaves the folder as it is where another training is writing it."""
+    with Store(run.folder / log.FILE):
+        write_run(run, run.folder / FILE)
 
 
 def _identity(made: Assembly) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from torch import nn
 
 from koala.errors import KoalaError
 from koala.models.conditioning import ClipConditioner
@@ -16,7 +17,7 @@ def diffusers_pipeline(components: Components) -> StableDiffusionXLPipeline | St
     if not isinstance(text, ClipConditioner) or components.autoencoder is None:
         raise KoalaError(f"diffusers has no pipeline for {spec.name}: it wants CLIP text encoders and an autoencoder")
     common: dict[str, Any] = {
-        "vae": components.autoencoder.to(components.dtype),
+        "vae": nn.Module.to(components.autoencoder, dtype=components.dtype),  # diffusers' own warns of casting
         "unet": components.unet,
         "text_encoder": text.encoders[0],
         "tokenizer": text.tokenizers[0],

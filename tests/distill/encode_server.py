@@ -1,14 +1,16 @@
 """Runs `encode` in forked processes: real ones, to be killed or to find one another, without their seconds of imports.
 
 Each line of stdin is a list of runs that start at once, [{"argv": [...], "env": {...}, "log": path}]; the answers are
-their process ids, then, once all have ended, their exit codes (negative: killed by that signal).
+{"started": process ids}, then, once all have ended, {"ended": exit codes}, negative ones: killed by that signal.
 """
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ class Server:
         path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
         environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         pipe = subprocess.PIPE
+        self._running: list[int] = []
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=pipe, stdout=pipe, text=True, env=environment
         )
@@ -33,19 +36,29 @@ class Server:
         self._process.wait(20)
         self._process.stdout.close()
 
-    def start(self, runs: Sequence[dict[str, Any]]) -> list[int]:
-        """The process ids of runs that have begun."""
+    def start(self, runs: Sequence[dict[str, Any]]) -> None:
+        """Begin runs; those of a test that failed meanwhile are waited for first."""
         assert self._process.stdin
+        if self._running:
+            self.wait()
         print(json.dumps(list(runs)), file=self._process.stdin, flush=True)
-        return self._answer()
+        self._running = self._answer("started")
+
+    def kill(self) -> None:
+        """SIGKILL to the runs; one that has ended stays ended."""
+        for child in self._running:
+            assert child > 1, "0 and -1 are whole groups of processes"
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
 
     def wait(self) -> list[int]:
         """The exit codes of the runs."""
-        return self._answer()
+        codes, self._running = self._answer("ended"), []
+        return codes
 
-    def _answer(self) -> list[int]:
+    def _answer(self, kind: str) -> list[int]:
         assert self._process.stdout
-        return json.loads(self._process.stdout.readline())
+        return json.loads(self._process.stdout.readline())[kind]
 
 
 def serve() -> None:
@@ -72,8 +85,9 @@ def serve() -> None:
                 sys.stderr.flush()
                 os._exit(code)
             children.append(child)
-        print(json.dumps(children), flush=True)
-        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
+        print(json.dumps({"started": children}), flush=True)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        print(json.dumps({"ended": codes}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,3 +1,5 @@
+"""`python -m koala train` from pictures to pictures: what it prints, writes, refuses and goes on with."""
+
 import json
 import os
 import subprocess
@@ -200,6 +202,14 @@ def test_mistakes_exit_with_two_and_write_nothing(arguments, said, tmp_path, mon
     assert koala("train", *arguments, *(("--device", "cpu") if "comes first" not in said else ())) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_folder_that_another_training_writes_stays_as_it_is(data, tmp_path, capsys):
+    (tmp_path / "run.json").write_text("the other's")
+    with records.Store(tmp_path / log.FILE):
+        assert koala("train", RUN, "--data", data, *SHORT, "--out", tmp_path) == 2
+    assert "another run is writing" in capsys.readouterr().err
+    assert (tmp_path / "run.json").read_text() == "the other's"
 
 
 def test_a_cache_that_does_not_fit_the_run_is_refused(data, tmp_path, capsys):
