@@ -10,9 +10,7 @@ import io
 import os
 import re
 import stat
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,29 +21,13 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from koala.errors import KoalaError
+from koala.harness.image_files import DAMAGE, FORMATS, MAX_PIXELS
 
 EXTENSIONS = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-MAX_PIXELS = 178_956_970  # where PIL, and so every other tool, refuses too
 MAX_PIXELS_VARIABLE = "KOALA_MAX_PIXELS"
 
 _ORIENTATION = 0x0112
 _DEEP = re.compile(r";16[BLN]")  # PIL's raw modes of 16 bits per channel; BGR;16 has 5 or 6
-# What PIL's readers raise on damaged files.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    ArithmeticError,
-    MemoryError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
 
 
 @dataclass(frozen=True)
@@ -90,7 +72,7 @@ def decode(path: Path, limit: int | None = None) -> Picture | Unreadable:
         return Unreadable(path, str(error))
     except UnidentifiedImageError:
         return Unreadable(path, f"no image of a kind that is read ({', '.join(FORMATS)})")
-    except _DAMAGE as error:
+    except DAMAGE as error:
         return Unreadable(path, f"damaged: {(str(error) or type(error).__name__).partition(chr(10))[0]}")
 
 
@@ -172,5 +154,5 @@ def _ignored(image: Image.Image) -> Iterator[str]:
             yield "EXIF orientation ignored"
         if image.info.get("icc_profile"):
             yield "colour profile ignored"
-    except _DAMAGE:
+    except DAMAGE:
         return

@@ -20,7 +20,7 @@ import torch
 
 from eval.maths.gaussian import Gaussian
 from koala.errors import KoalaError, UnknownName, first_few
-from koala.sampling.png import write_bytes
+from koala.harness.files import write_bytes
 
 _ASYMMETRY = 1e-5  # of the greatest entry: what fp32 arithmetic leaves
 OURS = "koala"

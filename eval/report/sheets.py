@@ -9,9 +9,9 @@ import pandas as pd
 
 from eval.report.collect import Score, Scored, SetKey
 from eval.report.headings import SHORT, column_names, rounded, set_names
+from koala.harness.files import write_bytes
 from koala.harness.records import Row
 from koala.sampling.contact_sheet import Tile, arranged, contact_sheet
-from koala.sampling.png import write_bytes
 
 MOST_TILES = 60
 EXTREMES = 6  # best and worst images shown of a set and metric

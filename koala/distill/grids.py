@@ -17,10 +17,10 @@ from koala.distill.assemble import FROZEN, Models
 from koala.distill.batch import Examples
 from koala.distill.config import Run
 from koala.errors import KoalaError
+from koala.harness.files import write_bytes
 from koala.models.conditioning import Condition, Conditioner
 from koala.models.load import DTYPES, Components, load
 from koala.sampling.contact_sheet import Tile, arranged, contact_sheet
-from koala.sampling.png import write_bytes
 from koala.sampling.sampler import Sampler, to_uint8
 
 Pictures: TypeAlias = UInt8[np.ndarray, "n h w 3"]

@@ -18,9 +18,9 @@ from koala.distill.dropout import replaced
 from koala.distill.finetune import FineTuning, Noisy
 from koala.distill.noise import generator
 from koala.errors import KoalaError, UnknownName
+from koala.harness.files import write_bytes
 from koala.models.conditioning import ClipConditioner, Condition
 from koala.models.spec import ModelSpec
-from koala.sampling.png import write_bytes
 from koala.types import Latents, Timesteps
 
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")  # what diffusers' training scripts adapt in text encoders

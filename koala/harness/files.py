@@ -18,12 +18,27 @@ def sha256_of(path: Path) -> str:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace `path` with `text` in one step: a reader sees the old file or the new one, never half of it."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Replace `path` with `text` in one step: a reader sees the old file or the new one, never half of it.
+
+    Several processes may do so at once. The folder is made where it is missing.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside, "w", encoding="utf-8") as file:
-            file.write(text)
+    except OSError as error:
+        raise KoalaError(f"cannot write {path}: {error.strerror}") from error
+    _replace(path, text.encode(), path.with_name(f".{path.name}.{os.getpid()}"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path`, which nobody else writes, with `data` in one step and return when it is on disk."""
+    # one name, so that the next attempt takes a dead one's place
+    _replace(path, data, path.with_name(f".{path.name}.part"))
+
+
+def _replace(path: Path, data: bytes, aside: Path) -> None:
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

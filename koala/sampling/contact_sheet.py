@@ -12,9 +12,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from koala.harness.files import write_bytes
 from koala.harness.records import Row
 from koala.sampling.gallery import Gallery
-from koala.sampling.png import write_bytes
 
 NAME = "contact_sheet"
 LIMIT = 100

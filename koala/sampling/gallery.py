@@ -14,8 +14,9 @@ from jaxtyping import UInt8
 
 from koala.errors import KoalaError
 from koala.harness import records
+from koala.harness.files import write_bytes
 from koala.harness.records import Row
-from koala.sampling.png import encode_png, png_text, text_chunks, write_bytes
+from koala.sampling.png import encode_png, png_text, text_chunks
 
 KIND = "image"
 MANIFEST = "manifest.jsonl"

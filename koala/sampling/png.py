@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
 
 from koala import __version__
-from koala.errors import KoalaError
 from koala.harness.records import Row
 
 _TEXT_FIELDS = ("prompt", "negative", "seed", "model", "weights", "recipe", "profile")
@@ -45,17 +43,3 @@ def png_text(path: Path) -> dict[str, str]:
             return {str(keyword): str(value) for keyword, value in getattr(image, "text", {}).items()}
     except (OSError, SyntaxError, ValueError):
         return {}
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` with `data` in one step and return when it is on disk."""
-    aside = path.with_name(f".{path.name}.part")  # one name, so that the next attempt takes a dead one's place
-    try:
-        with open(aside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise KoalaError(f"cannot write {path}: {error.strerror}") from error

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch.nn import functional as F
 
+from koala.distill.matching import pairs
 from koala.models import zoo
 from koala.models.cost import unet_inputs
 from koala.models.load import load
@@ -85,3 +86,19 @@ def assert_alike(ours, theirs, whole=1e-6, each=1e-4):
     norm = torch.stack([*norms.values()]).norm()
     assert torch.stack([*errors.values()]).norm() <= whole * norm
     assert all(error <= each * max(norms[name], 1e-3 * norm) for name, error in errors.items())
+
+
+def terms(loss, student, teacher, inputs):
+    """The terms and the student's prediction, as an objective asks for them."""
+    with torch.no_grad(), loss.teacher():
+        teacher(**inputs)
+    with loss.student():
+        prediction = student(**inputs, return_dict=False)[0]
+    return loss.take(), prediction
+
+
+FEATURES = ("SA", "LF@DW-1", "LF@UP-2")
+
+
+def small_pairs(features=FEATURES):
+    return pairs(features, "bottom", SMALL.unet, SMALL.unet)

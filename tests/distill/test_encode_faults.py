@@ -97,7 +97,7 @@ def test_a_kill_while_a_shard_is_written_leaves_no_half_shard_under_its_name(ser
     folder = tmp_path / "cache"
     server.start([command(source, folder)])
     deadline = time.monotonic() + 60
-    while not any(folder.glob(".train*.partial")) and time.monotonic() < deadline:
+    while not any(folder.glob(".train*.part")) and time.monotonic() < deadline:
         pass
     server.kill()
     server.wait()

@@ -1,12 +1,22 @@
+"""The feature term against hooks and sums spelled out, and what it keeps."""
+
 import weakref
 from contextlib import ExitStack
 
 import pytest
 import torch
-from tapped_networks import SELF_ATTENTION, SMALL, assert_alike, first, gradients, inputs_of, reference, unet_of
-from torch import multiprocessing as processes
-from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
-from torch.nn.parallel import DistributedDataParallel
+from tapped_networks import (
+    SELF_ATTENTION,
+    SMALL,
+    assert_alike,
+    first,
+    gradients,
+    inputs_of,
+    reference,
+    small_pairs,
+    terms,
+    unet_of,
+)
 from torch.utils.checkpoint import checkpoint
 
 from koala.distill.feature_loss import FeatureLoss
@@ -52,15 +62,6 @@ CASES = {  # student, teacher, what is compared, the same as paths
 }
 
 
-def terms(loss, student, teacher, inputs):
-    """The terms and the student's prediction, as an objective asks for them."""
-    with torch.no_grad(), loss.teacher():
-        teacher(**inputs)
-    with loss.student():
-        prediction = student(**inputs, return_dict=False)[0]
-    return loss.take(), prediction
-
-
 @pytest.fixture
 def tapped():
     """`FeatureLoss`, whose hooks go when the test ends."""
@@ -103,13 +104,6 @@ def teacher():
 @pytest.fixture(scope="module")
 def inputs():
     return inputs_of(SMALL)
-
-
-FEATURES = ("SA", "LF@DW-1", "LF@UP-2")
-
-
-def small_pairs(features=FEATURES):
-    return pairs(features, "bottom", SMALL.unet, SMALL.unet)
 
 
 def test_each_stage_has_its_own_sum_and_they_add_up(teacher, inputs, tapped):
@@ -259,69 +253,3 @@ def test_hooks_of_both_networks_go_also_when_one_lacks_a_module(teacher, tapped)
     with pytest.raises(KoalaError, match="no module 'mid_block'"):
         tapped([Pair("LF", "Mid", "mid_block", "down_blocks.0")], student, teacher)
     assert not any(module._forward_hooks for network in (student, teacher) for module in network.modules())
-
-
-def sharded(unet):
-    for stage in (*unet.down_blocks, *unet.up_blocks):
-        fully_shard(stage)
-    return fully_shard(unet)
-
-
-def flattened(unet):
-    return FullyShardedDataParallel(unet, use_orig_params=True, device_id=torch.device("cpu"))
-
-
-WRAPPERS = {"ddp": DistributedDataParallel, "fsdp2": sharded, "fsdp1": flattened}
-
-
-def rank_steps(rank, file, wrapping, checkpointing):
-    """One process of two: its half of the batch through wrapped networks; writes what it finds."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{file}.init", rank=rank, world_size=2)
-    student, teacher = unet_of(SMALL), unet_of(SMALL, seed=7, trained=False)
-    loss = FeatureLoss(small_pairs(), student, teacher)
-    if checkpointing:
-        student.enable_gradient_checkpointing()
-    wrapped = WRAPPERS[wrapping](student)
-    whole = inputs_of(SMALL, batch=2)
-    half = {
-        key: value[rank : rank + 1] if torch.is_tensor(value) and value.ndim else value for key, value in whole.items()
-    }
-    half["added_cond_kwargs"] = {key: value[rank : rank + 1] for key, value in whole["added_cond_kwargs"].items()}
-    losses = []
-    for _ in range(2):
-        wrapped.zero_grad()
-        found, prediction = terms(loss, wrapped, teacher, half)
-        (prediction.square().mean() + found["feature"]).backward()
-        losses.append(found["feature"].detach())
-    if wrapping == "fsdp1":
-        total = sum((p.grad.square().sum() for p in student.parameters() if p.grad is not None), torch.zeros(()))
-        torch.distributed.all_reduce(total)
-        grads = {"norm": total.sqrt()}
-    else:
-        whole_of = lambda g: g.full_tensor() if hasattr(g, "full_tensor") else g  # noqa: E731
-        grads = {name: whole_of(p.grad).clone() for name, p in student.named_parameters() if p.grad is not None}
-    torch.save({"losses": losses, "grads": grads, "world": torch.distributed.get_world_size()}, f"{file}.{rank}")
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.parametrize(
-    ("wrapping", "checkpointing"), [("ddp", False), ("ddp", True), ("fsdp2", False), ("fsdp2", True), ("fsdp1", False)]
-)
-def test_two_processes_have_the_gradients_of_one_with_the_whole_batch(tmp_path, teacher, wrapping, checkpointing):
-    file = str(tmp_path / "found")
-    processes.start_processes(rank_steps, (file, wrapping, checkpointing), nprocs=2, start_method="fork")
-    ranks = [torch.load(f"{file}.{rank}") for rank in range(2)]
-    student = unet_of(SMALL)
-    found, prediction = terms(FeatureLoss(small_pairs(), student, teacher), student, teacher, inputs_of(SMALL, batch=2))
-    (prediction.square().mean() + found["feature"]).backward()
-    expected = gradients(student)
-    for rank in ranks:
-        assert rank["world"] == 2
-        if wrapping == "fsdp1":
-            norm = torch.stack([gradient.norm() for gradient in expected.values()]).norm()
-            torch.testing.assert_close(rank["grads"]["norm"], norm, rtol=1e-5, atol=0)
-        else:
-            assert_alike(rank["grads"], expected, whole=1e-5)
-    mean = torch.stack([torch.stack(rank["losses"]) for rank in ranks]).mean(0)
-    torch.testing.assert_close(mean, found["feature"].detach().expand(2), rtol=1e-5, atol=0)

@@ -124,7 +124,7 @@ def test_words_that_are_damaged_are_a_users_error(tmp_path):
 
 
 def test_what_a_killed_writer_left_is_written_over_and_nothing_else_stays(tmp_path):
-    (tmp_path / ".some.safetensors.partial").write_bytes(b"half a shard")
+    (tmp_path / ".some.safetensors.part").write_bytes(b"half a shard")
     write_shard(tmp_path, "some", [encoded_images.image(0)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["some.jsonl", "some.safetensors"]
 

@@ -7,8 +7,6 @@ high byte, colour profiles are ignored and an animation is its first frame.
 import hashlib
 import io
 import stat
-import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,28 +17,12 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from koala.errors import KoalaError
+from koala.harness.image_files import DAMAGE, FORMATS, MAX_PIXELS
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-MAX_PIXELS = 178_956_970  # where PIL refuses: a small file can unpack to any size
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 
-# What PIL's readers raise on damaged files.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    ArithmeticError,
-    MemoryError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+_DAMAGE = (*DAMAGE, Image.DecompressionBombError)
 
 
 class Broken(KoalaError):

@@ -18,7 +18,7 @@ from safetensors.torch import save  # save_file makes files that nobody else may
 from torch import Tensor
 
 from koala.errors import KoalaError
-from koala.harness.files import sha256_of
+from koala.harness.files import sha256_of, write_bytes
 from koala.harness.records import Row
 from koala.models.conditioning import Condition
 
@@ -79,7 +79,7 @@ def write_shard(folder: Path, name: str, images: Sequence[Encoded]) -> Row:
     tensors |= condition_tensors(joined([image.condition for image in images]))
     tensors_file, words_file = f"{name}.safetensors", f"{name}.jsonl"
     write_tensors(folder / tensors_file, tensors)
-    _write(folder / words_file, b"".join(lines))
+    write_bytes(folder / words_file, b"".join(lines))
     return {"name": name, "rows": len(images), "files": files_entry(folder, (tensors_file, words_file))}
 
 
@@ -91,21 +91,7 @@ def files_entry(folder: Path, names: Sequence[str]) -> Row:
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write or replace a safetensors file in one step; equal tensors give equal bytes."""
     data = save({name: stored(tensor) for name, tensor in tensors.items()})
-    _write(path, data)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Fill a hidden file, which becomes `path`; one that a killed process left is written over."""
-    aside = path.with_name(f".{path.name}.partial")
-    try:
-        with open(aside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise KoalaError(f"cannot write {path}: {error}; what was finished before it stays") from error
+    write_bytes(path, data)
 
 
 def problem_with(folder: Path, entry: Row, digest: bool = False) -> str:
