@@ -141,7 +141,8 @@ def student_unet(run: Run, models: Models) -> UNet2DConditionModel:
         assert teacher is not None
         unet = inherited(teacher, student, run.teacher_weights, run.seed)
     else:
-        unet = load(student, "cpu", "fp32", run.student_weights, ("unet",), run.seed + _OWN_SEED).unet
+        seed = run.seed + (_OWN_SEED if teacher else 0)
+        unet = load(student, "cpu", "fp32", run.student_weights, ("unet",), seed).unet
     if run.lora_rank:
         add_adapters(unet, run.lora_rank, run.lora_alpha, run.lora_targets, seed=run.seed)
     return unet

@@ -96,10 +96,11 @@ def test_several_threads_may_ask_at_once(photos):
     live = on_the_fly(photos, captions=Captions(COLUMNS))
     schedule = [([i % 6, (i + 1) % 6], [2 * i, 2 * i + 1]) for i in range(12)]
     alone = [live.batch(*step) for step in schedule]
+    running = threading.active_count()  # other tests of this process may have left theirs
     together = list(batches(live, schedule, threads=4))
     assert [batch.captions for batch in together] == [batch.captions for batch in alone]
     assert all(torch.equal(one.clean, other.clean) for one, other in zip(together, alone, strict=True))
-    assert threading.active_count() < 5
+    assert threading.active_count() <= running
 
 
 def test_long_captions_are_no_line_each(tmp_path, recwarn):
