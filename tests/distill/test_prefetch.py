@@ -118,3 +118,9 @@ def test_batches_are_those_of_the_schedule():
     schedule = [([3, 1], [0, 1]), ([4, 9], [2, 3]), ([0, 3], [4, 5])]
     found = [(batch.keys, batch.positions) for batch in batches(Numbers(), schedule, threads=2)]
     assert found == [(("3", "1"), (0, 1)), (("4", "9"), (2, 3)), (("0", "3"), (4, 5))]
+
+
+def test_torch_starts_no_threads_in_the_threads_that_work_ahead_and_keeps_those_here():
+    before = torch.get_num_threads()
+    assert set(ahead(lambda _: torch.get_num_threads(), range(8), threads=3)) == {1}
+    assert torch.get_num_threads() == before

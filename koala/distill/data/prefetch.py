@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import torch
+
 from koala.distill.batch import Batch, Examples
 
 Item = TypeVar("Item")
@@ -31,8 +33,9 @@ def ahead(
         yield from map(work, items)
         return
     source = iter(items)
+    torch.get_num_threads()  # this thread has its number before others get theirs
     # One thread alone draws items, so that the drawing may be slow, and its errors travel as results do.
-    with ThreadPoolExecutor(1, "items") as drawing, ThreadPoolExecutor(threads, "ahead") as working:
+    with ThreadPoolExecutor(1, "items") as drawing, ThreadPoolExecutor(threads, "ahead", _one_core) as working:
 
         def begin() -> Future[Any]:
             item: Future[Any] = drawing.submit(next, source, _END)
@@ -46,3 +49,8 @@ def ahead(
         finally:
             for pool in (working, drawing):
                 pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _one_core() -> None:
+    """Torch's operations in this thread start no threads of their own: those made OpenMP's waits in all threads slow."""
+    torch.set_num_threads(1)
