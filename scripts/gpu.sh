@@ -1,11 +1,11 @@
 #!/bin/sh
 # What this project wants from one GPU machine, the most valuable first, in parts of at most 10 minutes.
 #
-#   sh scripts/gpu.sh OUT_DIR [PART...]      PART: tests paper train profiles weights perf (default: all, so)
+#   sh scripts/gpu.sh OUT_DIR [PART...]      PART: tests paper train runs profiles weights perf (default: all, so)
 #
 #   tests    what is marked gpu      paper  the paper sweep      train  distillation: tests, then speed beside its peer
+#   runs     one step of every training run at full size    perf   pytest-benchmark on the GPU
 #   profiles KOALA-700M and SDXL under every profile      weights  random against plain normal weights, interleaved
-#   perf     pytest-benchmark on the GPU
 #
 # Runs from a checkout without installation or .git (pass the commit in KOALA_COMMIT). A part writes to OUT_DIR as it
 # goes and can be run again: a sweep begins from the rows in results/ and measures only what is missing.
@@ -13,7 +13,7 @@
 set -u
 out=${1:?usage: sh scripts/gpu.sh OUT_DIR [PART...]}
 shift
-[ $# -gt 0 ] || set -- tests paper train profiles weights perf
+[ $# -gt 0 ] || set -- tests paper train runs profiles weights perf
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
 cd "$(dirname "$0")/.." || exit 2
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -80,6 +80,17 @@ train() {
     return $((code > speed ? code : speed))
 }
 
+runs() {
+    need_pytest && need datasets=datasets || return 2
+    full=1
+    [ "$device" = cpu ] && full=0
+    KOALA_FULLSIZE=$full timeout 590 "$python" -m pytest -q -s tests/distill/test_full_size_runs.py -p no:cacheprovider \
+        >"$out/runs.txt" 2>&1
+    code=$?
+    tail -n 60 "$out/runs.txt"
+    return $code
+}
+
 profiles() {
     small=
     [ "$device" = cpu ] && small="--models tiny-sdxl --profiles eager,diffusers-eager,fp16-fix,tiny-vae,low-vram,fp8"
@@ -109,8 +120,8 @@ perf() {
 worst=0
 for part in "$@"; do
     case $part in
-    tests | paper | train | profiles | weights | perf) ;;
-    *) echo "error: unknown part '$part'; known: tests paper train profiles weights perf" >&2; exit 2 ;;
+    tests | paper | train | runs | profiles | weights | perf) ;;
+    *) echo "error: unknown part '$part'; known: tests paper train runs profiles weights perf" >&2; exit 2 ;;
     esac
     echo "== $part"
     $part || worst=$?

@@ -177,13 +177,14 @@ def collect(paths: Iterable[Path]) -> list[Proof]:
     with redirect_stdout(said):
         code = pytest.main([*options, *marked], plugins=[plugin])
     if code != pytest.ExitCode.OK:
-        raise KoalaError(f"the tests cannot be collected:\n{said.getvalue()}")
+        raise KoalaError(f"the tests cannot be collected:\n{said.getvalue().partition(' ERRORS ')[2]}")
     return [proof for item in plugin.items for proof in statements(item)]
 
 
 def registries() -> dict[str, dict[str, str]]:
     """All names of each kind, each with how the page calls it."""
     from eval import extractors, metrics
+    from koala.distill import runs
     from koala.sampling.profiles import PROFILES
 
     return {
@@ -191,6 +192,7 @@ def registries() -> dict[str, dict[str, str]]:
         "extractor": {name: f"`{name}`" for name in extractors.names()},
         "loader": {name: f"`{name}`: {what}" for name, what in LOADERS.items()},
         "profile": {name: f"`{name}`" for name in PROFILES},
+        "run": {name: f"`{name}`: {runs.summary(name).rstrip('.')}" for name in runs.names()},
     }
 
 

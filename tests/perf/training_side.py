@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import psutil
 import torch
 from peer_training import BK_SDM, SEGMIND, PeerTraining
 
@@ -35,7 +36,7 @@ from koala.models.load import DTYPES, load
 from koala.models.spec import AutoencoderPlan, ClipText, ModelSpec
 
 NARROW = 96  # of 320 channels: group norms want multiples of 32
-WARM_UP, STEPS = 2, 4
+WARM_UP, STEPS = 3, 6
 STYLES = {"bk-sdm": BK_SDM, "segmind": SEGMIND}
 PROBED, WORTHWHILE = 5, 1.2
 
@@ -185,7 +186,8 @@ def main() -> None:
     fields = json.loads(sys.argv[1])
     side = Side(**{**fields, "features": tuple(fields["features"])})
     run = {"encode": encode, **dict.fromkeys(STYLES, peer)}.get(side.how, ours)
-    print("\n" + json.dumps({"side": asdict(side), **run(side)}))
+    libraries = psutil.Process().memory_info().rss
+    print("\n" + json.dumps({"side": asdict(side), "rss_libraries": libraries, **run(side)}))
 
 
 if __name__ == "__main__":

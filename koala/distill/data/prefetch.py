@@ -52,5 +52,5 @@ def ahead(
 
 
 def _one_core() -> None:
-    """Torch's operations in this thread start no threads of their own: those made OpenMP's waits in all threads slow."""
+    """Torch's operations in this thread start no others: with those, OpenMP's waits in all threads become slow."""
     torch.set_num_threads(1)

@@ -1,0 +1,127 @@
+"""Every named run takes one step with its real networks, where KOALA_FULLSIZE=1.
+
+One image, encoded and trained on by the commands that a user gives; all weights are random. Without a GPU in bf16 and
+with gradient checkpointing, and a run that wants more memory than there is, swap included, is skipped.
+"""
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import captioned
+import psutil
+import pytest
+import torch
+from safetensors import safe_open
+
+from koala.distill import runs
+from koala.distill.config import Run
+from koala.distill.log import FILE, read
+from koala.distill.plan import Plan, plan
+from koala.models.networks import count_params, meta_networks
+
+ROOT = Path(__file__).parents[2]
+ACTIVATIONS = 3 * 2**30  # bytes, of one image at 1024 px
+GATED = pytest.mark.skipif(os.environ.get("KOALA_FULLSIZE") != "1", reason="an hour: set KOALA_FULLSIZE=1")
+ON_GPU = torch.cuda.is_available()
+
+
+@pytest.fixture(scope="module")
+def caches(tmp_path_factory):
+    """Encoded pictures by text encoders, latent space and side; made when they are asked for."""
+    folder, made = tmp_path_factory.mktemp("full-size"), {}
+    captioned.folder(folder / "photos", 1, 1024)
+
+    def cache(planned: Plan) -> Path:
+        spec = planned.models.student
+        key = (spec.conditioning, spec.autoencoder, spec.resolution)
+        if key not in made:
+            made[key] = folder / f"cache-{len(made)}"
+            options = ("--resolution", spec.resolution, "--weights", "random")
+            koala("encode", folder / "photos", "--model", spec.name, "--out", made[key], *options)
+        return made[key]
+
+    return cache
+
+
+def koala(*arguments: object) -> None:
+    """Run the command, and see it succeed."""
+    line = [sys.executable, "-m", "koala", *map(str, arguments)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def shortened(run: Run) -> Run:
+    """The run as it is trained here: everything in which it differs from the published one."""
+    trained = run.student_weights if run.teacher else "random"
+    return replace(
+        run,
+        student_weights=trained,
+        teacher_weights="random",
+        steps=1,
+        batch_size=1,
+        global_batch=1,
+        precision=run.precision if ON_GPU else "bf16",
+        gradient_checkpointing=run.gradient_checkpointing or not ON_GPU,
+        tracker="none",
+    )
+
+
+def options(run: Run, published: Run) -> list[str]:
+    """What turns the one into the other, as a user writes it."""
+    changed = {key: value for key, value in vars(run).items() if value != getattr(published, key)}
+    flags = {key: value for key, value in changed.items() if isinstance(value, bool)}
+    given = [("--" if value else "--no-") + key.replace("_", "-") for key, value in flags.items()]
+    pairs = [("--" + key.replace("_", "-"), str(value)) for key, value in changed.items() if key not in flags]
+    return [*given, *(part for pair in pairs for part in pair)]
+
+
+@GATED
+@pytest.mark.fullsize
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", runs.names())
+@pytest.mark.proves("run", param="name", weights="random", remark="one step of one image")
+def test_one_step_of_every_run_with_its_real_networks(name, caches, tmp_path):
+    published = runs.get(name)
+    run = shortened(published)
+    planned = plan(run)
+    wanted = sum(planned.memory_bytes.values()) + ACTIVATIONS
+    there = psutil.virtual_memory().available + psutil.swap_memory().free
+    if not ON_GPU and wanted > there:
+        pytest.skip(f"{name} wants {wanted / 2**30:.1f} GiB, here are {there / 2**30:.1f}")
+    run = replace(run, data=str(caches(planned)), out=tmp_path / "out")
+    try:
+        koala("train", name, *options(run, published))
+        (row,) = read(run.folder / FILE)
+        print(f"\n{name}: {planned.models.student.resolution} px, {row['step_s']:.0f} s, {row['losses']['unet']}")
+        peak = row["memory_bytes"].get("peak_allocated") or row["memory_bytes"]["rss_peak"]
+        print(f"peak {peak / 2**30:.1f} GiB, planned {wanted / 2**30:.1f}")
+        check(run, planned, row)
+    finally:
+        shutil.rmtree(tmp_path)  # tens of gigabytes
+
+
+def check(run: Run, planned: Plan, row: dict) -> None:
+    """The step was one of this run, and what it left is whole."""
+    losses = row["losses"]["unet"]
+    assert all(math.isfinite(value) and value > 0 for value in losses.values())
+    assert {"total", "task"} <= losses.keys()
+    assert bool(run.teacher) == ("output" in losses) and bool(run.features) == ("feature" in losses)
+    assert row["gradient_norm"]["unet"] > 0 and row["skipped"] == 0
+    if run.lora_rank:
+        assert stored(run.folder / "final/pytorch_lora_weights.safetensors") == planned.trained_params
+        return
+    student = meta_networks(planned.models.student, ("unet",))["unet"]
+    folder = run.folder / "final/unet"
+    shards = list((folder if folder.is_dir() else folder.parent).glob("*.safetensors"))
+    assert sum(map(stored, shards)) == count_params(student) == planned.trained_params
+
+
+def stored(path: Path) -> int:
+    """Numbers in a file of tensors."""
+    with safe_open(path, "pt") as tensors:
+        return sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118
