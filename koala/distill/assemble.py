@@ -32,6 +32,7 @@ from koala.models.student import fresh, unet_weights
 from koala.models.weights.fill import fit
 
 FROZEN = ("text", "autoencoder")
+_RANDOM_CROPS = 2**62  # so many that no image is cut twice alike but by chance
 _OWN_SEED = 100  # a random student has no tensor in common with a random teacher
 
 
@@ -58,7 +59,7 @@ class Assembly:
     conditioner: ClipConditioner | None  # where text encoders are trained too
     objective: Objective
     examples: Examples
-    data_digest: str  # of the cache; empty where there is none
+    data_digest: str  # of the cache, or of the source
 
 
 def models_of(run: Run) -> Models:
@@ -71,15 +72,28 @@ def models_of(run: Run) -> Models:
     if teacher:
         check_teacher(teacher, student)
         if run.student_weights == INHERIT:
-            inherit(teacher.unet, student.unet)
+            _check_inheritance(run, teacher, student)
         matched = pairs(run.features, run.location, teacher.unet, student.unet)
     elif run.features:
         raise KoalaError("there are --features to compare and no --teacher to compare them with")
-    if run.lora_rank and teacher:
-        raise KoalaError("adapters are trained on data alone: give --lora-rank 0 or --teacher ''")
-    if run.lora_text and not (run.lora_rank and run.on_the_fly and isinstance(student.conditioning, ClipText)):
-        raise KoalaError("--lora-text needs --lora-rank, --on-the-fly and a model with CLIP text encoders")
+    text = run.lora_rank and not teacher and run.on_the_fly and isinstance(student.conditioning, ClipText)
+    if run.lora_text and not text:
+        raise KoalaError("--lora-text needs --lora-rank, --on-the-fly, a model with CLIP text encoders and no teacher")
     return Models(student, teacher, matched)
+
+
+def _check_inheritance(run: Run, teacher: ModelSpec, student: ModelSpec) -> None:
+    """Raise a `KoalaError` where the teacher's weights are no beginning for this student."""
+    if run.lora_rank:
+        raise KoalaError(
+            "adapters go onto weights that others have too: name those by --student-weights, or give --lora-rank 0"
+        )
+    if teacher.prediction != student.prediction:
+        raise KoalaError(
+            f"{student.name} predicts {student.prediction} and cannot begin with the weights of {teacher.name}, which "
+            f"predicts {teacher.prediction}: choose another --teacher or other --student-weights"
+        )
+    inherit(teacher.unet, student.unet)
 
 
 def open_cache(run: Run, models: Models) -> Cache | None:
@@ -104,11 +118,12 @@ def assemble(run: Run, device: torch.device, watch: Watch) -> Assembly:
     models = models_of(run)
     cache, held = open_cache(run, models), None
     if cache is None:
-        source = open_source(run.data).indexed()  # before any weights are read
+        source = open_source(run.data)
+        indexed, digest = source.indexed(), source.digest  # before any weights are read
         held = load(models.frozen, device, run.precision, run.teacher_weights, FROZEN)
-        examples: Examples = OnTheFly(source, preparation(run, models), held, run.seed, run.batch_size)
+        examples: Examples = OnTheFly(indexed, preparation(run, models), held, run.seed, run.batch_size)
     else:
-        examples = cache
+        examples, digest = cache, data_digest(cache)
     unet = student_unet(run, models)
     options: dict[str, Any] = {
         "seed": run.seed,
@@ -129,7 +144,6 @@ def assemble(run: Run, device: torch.device, watch: Watch) -> Assembly:
         objective = FineTuning(models.student, unet, **options)
     else:
         objective = _distillation(run, models, models.teacher, unet, device, options)
-    digest = data_digest(cache) if cache else ""
     examples = without_captions(examples, run.caption_dropout, run.seed)
     return Assembly(models, unet, conditioner, objective, examples, digest)
 
@@ -141,7 +155,7 @@ def student_unet(run: Run, models: Models) -> UNet2DConditionModel:
         assert teacher is not None
         unet = inherited(teacher, student, run.teacher_weights, run.seed)
     else:
-        seed = run.seed + (_OWN_SEED if teacher else 0)
+        seed = run.seed + (_OWN_SEED if teacher and not run.lora_rank else 0)
         unet = load(student, "cpu", "fp32", run.student_weights, ("unet",), seed).unet
     if run.lora_rank:
         add_adapters(unet, run.lora_rank, run.lora_alpha, run.lora_targets, seed=run.seed)
@@ -170,9 +184,10 @@ def _distillation(
 
 
 def preparation(run: Run, models: Models) -> Preparation:
-    """How images are let in and cut, on the fly: in the centre."""
-    captions = Captions(run.caption_columns, run.captions)
-    return preparation_for(models.student, models.student.resolution, captions=captions, seed=run.seed)
+    """How images are let in and cut on the fly: in the centre, or one of more random ways than there are steps."""
+    captions, crops = Captions(run.caption_columns, run.captions), _RANDOM_CROPS if run.random_crop else 1
+    choices = {"captions": captions, "crops": crops, "flip": run.random_flip, "seed": run.seed}
+    return preparation_for(models.student, models.student.resolution, **choices)
 
 
 def data_digest(cache: Cache) -> str:

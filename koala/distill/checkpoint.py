@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from koala.distill import distributed
 from koala.distill.config import Run
 from koala.distill.optimizers import Learner
+from koala.distill.resuming import changes, settings
 from koala.errors import KoalaError
 from koala.harness.files import sha256_of
 from koala.models.safetensors_stream import Entry, write
@@ -29,13 +30,6 @@ STATE = "state.json"
 _SCHEMA = 1
 _NAME = re.compile(r"step-(\d{8,})")
 _NONE = -1
-# Settings that may change between two starts of a run: they change no number, or only where it ends. How the images
-# of a step are split may change too, for their sum is compared.
-_FREE = {
-    *("steps", "out", "save_every", "keep", "log_every", "sample_every", "sample_prompts", "tracker", "name", "notes"),
-    *("data", "batch_size", "accumulation", "global_batch", "workers", "device", "on_nan"),
-    *("gradient_checkpointing", "compile"),
-}
 
 
 @dataclass(frozen=True)
@@ -149,8 +143,7 @@ class Keeper:
         remark: Callable[[str], None],
     ):
         self._run, self._folder, self._accelerator, self._remark = run, out / FOLDER, accelerator, remark
-        settings = {name: value for name, value in asdict(run).items() if name not in _FREE}
-        self._settings = json.loads(json.dumps({**settings, **identity}, default=str))
+        self._settings = settings(run, identity)
         self._saved: int | None = None
 
     def path(self, step: int) -> Path:
@@ -212,19 +205,16 @@ class Keeper:
 
     def _check(self, path: Path, state: Mapping[str, Any]) -> None:
         """Raise a `KoalaError` where the run is another one; remark on what may change its last digits."""
-        before, now = state["settings"], self._settings
-        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        if changed:
-            told = "; ".join(f"{_flag(name)} was {before.get(name)!r} and is {now.get(name)!r}" for name in changed)
+        if told := changes(state["settings"], self._settings):
             raise KoalaError(f"{path} is of another run: {told}. Give what it was, or another --out")
+        if state["step"] > self._run.steps:
+            raise KoalaError(
+                f"{path} is beyond --steps {self._run.steps}: --steps {state['step']} ends there, more of them go on"
+            )
         if state["torch"] != torch.__version__:
             self._remark(f"{path} was made with torch {state['torch']}: the last digits may differ from here on")
         if state["steps"] != self._run.steps and self._run.schedule != "constant":
             self._remark(f"the {self._run.schedule} schedule now ends at step {self._run.steps}, not {state['steps']}")
-
-
-def _flag(name: str) -> str:
-    return name if " " in name else f"--{name.replace('_', '-')}"
 
 
 def _found(folder: Path, up_to: int | None = None) -> list[Path]:

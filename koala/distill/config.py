@@ -60,6 +60,10 @@ class Run:
     """Columns of captions, on the fly; a cache has its captions."""
     captions: Literal["each", "append", "replace"] = "each"
     """Several columns: one of them each time, all joined in order, or the last that is not empty; on the fly."""
+    random_crop: bool = False
+    """Crop images anywhere, elsewhere each time; on the fly, a cache has the crops of `encode --crops`."""
+    random_flip: bool = False
+    """Mirror every second image or so, others each time; on the fly, a cache has those of `encode --flip`."""
     resolution: int = 0
     """Side of the square crops in pixels; 0: the student's own."""
     workers: int = 2
@@ -135,6 +139,12 @@ class Run:
         for name, least in _LEAST.items():
             if (value := getattr(self, name)) < least:
                 raise KoalaError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+        for name, instead in (("random_crop", "--crops N"), ("random_flip", "--flip")):
+            if getattr(self, name) and not self.on_the_fly:
+                raise KoalaError(
+                    f"--{name.replace('_', '-')} needs --on-the-fly; a cache has what "
+                    f"`python -m koala encode {instead}` cut"
+                )
         if not 0 <= self.caption_dropout <= 1:
             raise KoalaError(f"--caption-dropout is a share from 0 to 1, not {self.caption_dropout:g}")
         if not 0 <= self.ema_decay < 1:
@@ -157,7 +167,7 @@ class Run:
         if rest:
             raise KoalaError(
                 f"{processes} processes of --batch-size {self.batch_size} cannot make up --global-batch "
-                f"{self.global_batch}; another batch size can, or --global-batch 0 takes what comes"
+                f"{self.global_batch}; their product must divide it, or --global-batch 0 takes what comes"
             )
         if self.accumulation not in (1, accumulation):
             raise KoalaError(

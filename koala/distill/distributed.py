@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -13,7 +14,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, ProjectConfiguration, broadcast
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+    ProjectConfiguration,
+    broadcast,
+)
 from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -23,6 +30,8 @@ from koala.errors import KoalaError, UnknownName
 
 Result = TypeVar("Result")
 _NO_TRACKER = "none"
+_DEVICES = ("auto", "cpu")
+_LONGEST_WAIT = timedelta(hours=2)  # while the first process reads and writes checkpoints: NCCL's own are 10 minutes
 _KNOWN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 
 
@@ -38,6 +47,11 @@ def processes(run: Run, out: Path) -> Iterator[Accelerator]:
 
 
 def _start(run: Run, out: Path) -> Accelerator:
+    if run.device not in _DEVICES:
+        raise KoalaError(
+            f"--device is {' or '.join(_DEVICES)}, not {run.device}: auto is a GPU for each process, and "
+            "CUDA_VISIBLE_DEVICES says which"
+        )
     on_cpu = run.device == "cpu" or not torch.cuda.is_available()
     if on_cpu and run.precision == "fp16":
         raise KoalaError("fp16 needs a GPU; --precision bf16 and fp32 do not")
@@ -48,7 +62,10 @@ def _start(run: Run, out: Path) -> Accelerator:
         project_config=ProjectConfiguration(str(out), logging_dir=str(out / "tracker")),
         dynamo_backend="no",  # --compile is the run's
         # the last layer of a text encoder may have no part in what the U-Net is told
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=run.lora_text)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=run.lora_text, gradient_as_bucket_view=True),
+            InitProcessGroupKwargs(timeout=_LONGEST_WAIT),
+        ],
     )
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != expected:

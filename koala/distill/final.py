@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
+from safetensors import SafetensorError
 from torch import Tensor
 
 from koala import __version__
@@ -86,15 +87,18 @@ def unet_of(spec: ModelSpec, weights: Mapping[str, Tensor]) -> UNet2DConditionMo
 
 def _write_networks(folder: Path, run: Run, models: Models, unet: UNet2DConditionModel) -> str:
     """Write what is here of the pipeline; why it is only the U-Net if it is."""
+    whole, missing = None, ""
     try:
         frozen = load(models.frozen, "cpu", "fp32", run.teacher_weights, FROZEN)
         spec = replace(models.student, autoencoder=frozen.spec.autoencoder)
-        pipeline = diffusers_pipeline(replace(frozen, spec=spec, unet=unet))
+        whole = diffusers_pipeline(replace(frozen, spec=spec, unet=unet))
     except KoalaError as error:
-        unet.save_pretrained(folder)
-        return str(error)
-    pipeline.save_pretrained(folder)
-    return ""
+        missing = str(error)
+    try:
+        (whole or unet).save_pretrained(folder)
+    except SafetensorError as error:  # a full disk, as safetensors tells it
+        raise KoalaError(f"cannot write {run.folder / FOLDER}: {error}") from error
+    return missing
 
 
 def _trained(folder: Path, run: Run, models: Models, ending: Ending) -> Trained:

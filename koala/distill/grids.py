@@ -40,16 +40,19 @@ class Grids:
     def write(self, images: Pictures, step: int, folder: Path) -> Path:
         """The sheet of the pictures after `step` steps, written into `folder`."""
         note = f"seed 0  ·  step {step}"
-        with tempfile.TemporaryDirectory() as aside:
-            tiles = []
-            for i, (prompt, image) in enumerate(zip(self._prompts, images, strict=True)):
-                path = Path(aside) / f"{i}.png"
-                Image.fromarray(image).save(path)
-                tiles.append(Tile(path, prompt, note))
-            sheet = contact_sheet(arranged(tiles), f"{self._run.name or self._run.student}  ·  step {step}")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory() as aside:
+                tiles = []
+                for i, (prompt, image) in enumerate(zip(self._prompts, images, strict=True)):
+                    path = Path(aside) / f"{i}.png"
+                    Image.fromarray(image).save(path)
+                    tiles.append(Tile(path, prompt, note))
+                sheet = contact_sheet(arranged(tiles), f"{self._run.name or self._run.student}  ·  step {step}")
+        except OSError as error:
+            raise KoalaError(f"cannot write the samples of step {step} to {folder}: {error}") from error
         buffer = io.BytesIO()
         sheet.save(buffer, "png")
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"step-{step:06d}.png"
         write_bytes(path, buffer.getvalue())
         return path
@@ -62,11 +65,12 @@ class Grids:
         training = unet.training
         unet.eval()
         try:
-            with torch.random.fork_rng(), torch.autocast(device.type, half, enabled=half != torch.float32):
+            with torch.autocast(device.type, half, enabled=half != torch.float32):
                 latents = [
                     sampler.denoise(_rows(condition, i, len(self._prompts)).map(lambda f: f.to(device)), [0])
                     for i in range(len(self._prompts))
                 ]
+            # not in half precision: SDXL's own autoencoder draws black pictures in fp16
             return np.concatenate([to_uint8(sampler.decode(one)).numpy() for one in latents])
         finally:
             unet.train(training)

@@ -56,6 +56,11 @@ class Distillation(FineTuning):
         self.pairs = pairs(features, location, teacher_spec.unet, student_spec.unet) if self._weights.feature else ()
         if not (self._weights.task or self._weights.output or self.pairs):
             raise KoalaError("nothing is learnt: neither task nor output has a weight, and no features are compared")
+        if not (self._weights.task or self._weights.output) and _among_others():
+            raise KoalaError(
+                "features alone do not reach every weight of the student, and several processes wait for all of them: "
+                "give the task or the output a weight too (--task-weight, --output-weight), or train in one process"
+            )
         self._features = FeatureLoss(self.pairs, student, teacher) if self.pairs else None
 
     def terms(self, network: str, batch: Batch) -> Terms:
@@ -97,6 +102,11 @@ def check_teacher(teacher: ModelSpec, student: ModelSpec) -> None:
             f"{teacher.name} cannot teach {student.name}, for they differ in {', '.join(wrong)}; choose a teacher of "
             "the student's own family"
         )
+
+
+def _among_others() -> bool:
+    """Whether several processes train together."""
+    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
 
 
 def _inputs(spec: ModelSpec) -> dict[str, object]:

@@ -143,11 +143,11 @@ def read(path: Path) -> list[Row]:
 
 def plot(rows: list[Row], path: Path) -> None:
     """Write a picture of all losses over the steps, one panel a network, to a PNG (or what `path` ends in)."""
-    curves = _curves(rows)
-    if not curves:
+    drawn = curves(rows)
+    if not drawn:
         raise KoalaError("there is no loss to plot")
-    figure = Figure(figsize=(9, 4.5 * len(curves)), layout="constrained")
-    for axes, (network, parts) in zip(figure.subplots(len(curves), squeeze=False).flat, curves.items(), strict=True):
+    figure = Figure(figsize=(9, 4.5 * len(drawn)), layout="constrained")
+    for axes, (network, parts) in zip(figure.subplots(len(drawn), squeeze=False).flat, drawn.items(), strict=True):
         for name, points in parts.items():
             whole = "/" not in name  # parts of parts, as of each stage, are drawn thinner
             label, width = (name, 1.8) if whole else (name, 0.8)
@@ -164,12 +164,12 @@ def plot(rows: list[Row], path: Path) -> None:
         raise KoalaError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _curves(rows: list[Row]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+def curves(rows: list[Row]) -> dict[str, dict[str, list[tuple[int, float]]]]:
     """network -> part -> (step, loss), without what is no number."""
-    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    found: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for row in rows:
         for network, parts in row["losses"].items():
             for name, value in parts.items():
                 if value is not None:
-                    curves.setdefault(network, {}).setdefault(name, []).append((row["step"], value))
-    return curves
+                    found.setdefault(network, {}).setdefault(name, []).append((row["step"], value))
+    return found

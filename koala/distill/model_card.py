@@ -71,8 +71,8 @@ _INTENDED = (
 
 
 def _front(student: ModelSpec, teacher: ModelSpec | None, run: Run) -> str:
-    license_ = (teacher or student).license
-    base = (teacher or student).weights
+    began_as = student if run.lora_rank else teacher or student
+    license_, base = began_as.license, began_as.weights
     lines = ["---", "library_name: diffusers", "pipeline_tag: text-to-image"]
     if license_ in _LICENSES:
         lines.append(f"license: {license_}")
@@ -86,7 +86,8 @@ def _front(student: ModelSpec, teacher: ModelSpec | None, run: Run) -> str:
 
 def _summary(run: Run, student: ModelSpec, teacher: ModelSpec | None) -> str:
     if run.lora_rank:
-        return f"A LoRA adapter of rank {run.lora_rank} for {student.title} ({student.name})."
+        learnt = f", trained to imitate {teacher.title} ({teacher.name})" if teacher else ""
+        return f"A LoRA adapter of rank {run.lora_rank} for {student.title} ({student.name}){learnt}."
     start = f"the U-Net of {student.title} ({student.name})"
     if teacher is None:
         return f"{start[0].upper()}{start[1:]}, fine-tuned."
@@ -97,17 +98,22 @@ def _usage(student: ModelSpec, unet_only: bool, run: Run) -> str:
     recipe = student.recipe
     call = f"guidance_scale={recipe.guidance:g}, num_inference_steps={recipe.steps}"
     if run.lora_rank:
-        code = f'pipeline.load_lora_weights("PATH")  # of {student.name}\npipeline("a red apple", {call})'
+        code = (
+            f'pipeline.load_lora_weights("PATH")  # into a pipeline of {student.name}\npipeline("a red apple", {call})'
+        )
         return f'```python\n{code}\n```\n\n`python -m koala sample {run.student} "a red apple" --lora PATH`'
     if unet_only:
-        code = 'unet = diffusers.UNet2DConditionModel.from_pretrained("PATH")'
+        code = 'import diffusers\n\nunet = diffusers.UNet2DConditionModel.from_pretrained("PATH")'
     else:
-        code = f'pipeline = diffusers.DiffusionPipeline.from_pretrained("PATH")\npipeline("a red apple", {call})'
+        code = 'import diffusers\n\npipeline = diffusers.DiffusionPipeline.from_pretrained("PATH")\n'
+        code += f'pipeline("a red apple", {call})'
     return f'```python\n{code}\n```\n\n`python -m koala sample PATH "a red apple"`, PATH being this folder.'
 
 
 def _training(run: Run, student: ModelSpec, teacher: ModelSpec | None, ending: Ending) -> list[str]:
-    began = f"inherited from {teacher.name}" if teacher and run.student_weights == INHERIT else run.student_weights
+    began = (
+        f"inherited from {teacher.name}" if teacher and run.student_weights == INHERIT else _where(run.student_weights)
+    )
     images = f"{ending.images:,} images" if ending.images else "images that were not counted"
     digest = f", digest {ending.data_digest}" if ending.data_digest else ""
     hours = "unknown hours" if ending.hours is None else f"{ending.hours:.3g} hours"
@@ -116,7 +122,8 @@ def _training(run: Run, student: ModelSpec, teacher: ModelSpec | None, ending: E
     lines = [
         *_changes(run),
         f"Teacher: {teacher.name} ({_where(run.teacher_weights)})" if teacher else "Teacher: none",
-        f"The weights began as: {began}",
+        f"The student's weights began as: {began}" if teacher else f"The weights began as: {began}",
+        *_beside(run, student, teacher),
         f"Data: {run.data} ({images}{digest}), {student.resolution} px",
         f"Steps: {ending.steps:,} with {ending.global_batch} images each ({split}), "
         f"{ending.steps * ending.global_batch:,} images seen",
@@ -138,6 +145,19 @@ def _training(run: Run, student: ModelSpec, teacher: ModelSpec | None, ending: E
     return lines
 
 
+def _beside(run: Run, student: ModelSpec, teacher: ModelSpec | None) -> list[str]:
+    """What there is beside the U-Net's own weights."""
+    frozen = teacher or student
+    if run.lora_rank:
+        where = " and of the text encoders' attention" if run.lora_text else ""
+        alpha = run.lora_alpha or run.lora_rank
+        return [f"Adapters: rank {run.lora_rank}, alpha {alpha:g}, of the U-Net's {', '.join(run.lora_targets)}{where}"]
+    if frozen.autoencoder is None:
+        return []
+    slower = "; an fp16 pipeline runs the autoencoder in fp32" if frozen.autoencoder.upcast_to_fp32 else ""
+    return [f"Text encoders and autoencoder: those of {frozen.name}, unchanged{slower}"]
+
+
 def _changes(run: Run) -> list[str]:
     """What differs from the named run that this one began as, but for where things are and how it is split."""
     if run.name.removeprefix(TWIN_PREFIX) not in runs.names():
@@ -153,7 +173,7 @@ def _changes(run: Run) -> list[str]:
 
 def _text(run: Run, name: str) -> str:
     value = getattr(run, name)
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return (", ".join(map(str, value)) if isinstance(value, tuple) else str(value)) or "none"
 
 
 def _limits(run: Run, teacher: ModelSpec | None) -> list[str]:
@@ -175,7 +195,7 @@ def _is_random(run: Run) -> bool:
 
 
 def _where(weights: str) -> str:
-    return "its released weights" if weights == HUB else f"weights: {weights}"
+    return {HUB: "its released weights", _RANDOM: "random weights"}.get(weights, weights)
 
 
 def _bullets(lines: list[str] | tuple[str, ...]) -> str:

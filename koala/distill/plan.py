@@ -97,9 +97,10 @@ def plan(run: Run, processes: int = 1) -> Plan:
     run = run.split(processes)
     models = models_of(run)
     student = meta_networks(models.student, ("unet",))["unet"]
-    student_params = trained = count_params(student)
+    student_params = trained = held = count_params(student)
     if run.lora_rank:
         trained = _adapters(run, models)
+        held += trained
     teacher_params, inheritance = 0, None
     if models.teacher:
         teacher_params = count_params(meta_networks(models.teacher, ("unet",))["unet"])
@@ -109,7 +110,7 @@ def plan(run: Run, processes: int = 1) -> Plan:
     moments = _MOMENTS[run.optimizer] * trained
     half = DTYPES[run.precision].itemsize
     memory = {
-        "weights": _FP32 * student_params,
+        "weights": _FP32 * held,
         "gradients": _FP32 * trained,
         "optimizer": moments,
         "average": averaged,

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 _LINE_S = 60.0  # between lines where there is no terminal: a log of weeks stays readable
+_LATEST_S = 1800.0  # over which the speed is measured: within rich's own 30 s there may be no two steps
 
 
 class TrainingProgress:
@@ -30,6 +31,7 @@ class TrainingProgress:
             TextColumn("to go"),
             TimeRemainingColumn(),
             console=console,
+            speed_estimate_period=_LATEST_S,
             disable=not (shown and console.is_terminal),
         )
         self._task = self._bar.add_task("training", total=total, completed=done)

@@ -4,6 +4,7 @@ import difflib
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,6 @@ _ONCE = "skip_fwd_side_effects_in_bwd_under_checkpoint"
 _CLOSE = 3  # names in an error
 
 OnOutput = Callable[[str, Tensor], None]
-_Hook = Callable[[nn.Module, tuple, object], None]
 
 
 class Taps:
@@ -37,7 +37,7 @@ class Taps:
             for name in names:
                 if name not in known:
                     raise unknown_module("network", name, known)
-                self._handles.append(known[name].register_forward_hook(self._hook(name)))
+                self._handles.append(known[name].register_forward_hook(partial(self._on_forward, name)))
         except BaseException:
             self.remove()
             raise
@@ -71,18 +71,15 @@ class Taps:
             self._take = None
             self._traced.clear()
 
-    def _hook(self, name: str) -> _Hook:
-        def hook(_: nn.Module, inputs: tuple, output: object) -> None:
-            if self._take is None:
-                return
-            feature = output[0] if isinstance(output, tuple) else output
-            assert isinstance(feature, Tensor), f"{name} gives {type(feature).__name__}, no tensor"
-            if torch.compiler.is_compiling():
-                self._traced.append((name, feature))
-            else:
-                self._take(name, feature)
-
-        return hook
+    def _on_forward(self, name: str, module: nn.Module, inputs: tuple, output: object) -> None:
+        if self._take is None:
+            return
+        feature = output[0] if isinstance(output, tuple) else output
+        assert isinstance(feature, Tensor), f"{name} gives {type(feature).__name__}, no tensor"
+        if torch.compiler.is_compiling():
+            self._traced.append((name, feature))
+        else:
+            self._take(name, feature)
 
 
 @contextmanager

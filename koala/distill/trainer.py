@@ -28,6 +28,7 @@ from koala.harness.cli import stderr_console
 
 _MOST_IN_A_ROW = 100  # steps left out one after the other: weights that have diverged do not come back
 _NAMED = 32  # images in a message
+_COUNTS = ("skipped", "overflows", "in_a_row")  # as checkpoints have them
 
 
 class _Stopped(KoalaError):
@@ -48,9 +49,9 @@ class Summary:
 class Trainer:
     """Trains the networks of an objective and keeps what is needed to go on in the folder `out`.
 
-    `watch` is the stop watch that the objective uses. `sample` is called in all processes with the number of steps
-    done while the networks hold the weights that are published. `identity` are further settings that must not change
-    between two starts.
+    `watch` is the stop watch that the objective uses. `sample`, where a process has one, is called with the number of
+    steps done while the networks hold the weights that are published. `identity` are further settings that must not
+    change between two starts. `accepted` is called in the first process once the folder is known to be this run's.
     """
 
     def __init__(
@@ -64,10 +65,11 @@ class Trainer:
         watch: Watch | None = None,
         sample: Callable[[int], None] | None = None,
         identity: Mapping[str, Any] | None = None,
+        accepted: Callable[[], object] = lambda: None,
         console: Console | None = None,
     ):
         self.run, self._out, self._accelerator = run.split(accelerator.num_processes), out, accelerator
-        self._objective, self._examples, self._sample = objective, examples, sample
+        self._objective, self._examples, self._sample, self._accepted = objective, examples, sample, accepted
         self._watch, self._waits = watch or Watch(accelerator.device), Watch(torch.device("cpu"))
         self._console = console or stderr_console()
         self.global_batch = self.run.batch_per_process * accelerator.num_processes
@@ -78,24 +80,19 @@ class Trainer:
         self.learners: dict[str, Learner] = {}
         self.step = self._skipped = self._overflows = self._in_a_row = 0
 
-    @property
-    def _main(self) -> bool:
-        return self._accelerator.is_main_process
-
     def train(self) -> Summary:
         """Train from the newest whole checkpoint, or the start, to the last step.
 
         Ctrl-C ends it with a checkpoint and `KeyboardInterrupt`, a loss that is no number with one and `KoalaError`.
         """
-        began = time.monotonic()
+        began, accelerator = time.monotonic(), self._accelerator
         with ExitStack() as stack:
-            opened = log.opened(self.run, self._out, self._accelerator) if self._main else nullcontext()
-            journal = distributed.together(self._accelerator, lambda: stack.enter_context(opened))
+            opened = log.opened(self.run, self._out, accelerator) if accelerator.is_main_process else nullcontext()
+            journal = distributed.together(accelerator, lambda: stack.enter_context(opened))
             stack.enter_context(self._wrapped())
             self._resume()
-            if journal is not None:
-                journal.start(self.step)
-            asked = stack.enter_context(distributed.interrupts(alone=self._accelerator.num_processes == 1))
+            distributed.together(accelerator, lambda: self._begin(journal))
+            asked = stack.enter_context(distributed.interrupts(alone=accelerator.num_processes == 1))
             self._loop(journal, asked)
         images, seconds = self.step * self.global_batch, time.monotonic() - began
         return Summary(self.step, images, self._skipped, seconds, self._keeper.path(self.step))
@@ -134,7 +131,7 @@ class Trainer:
 
     def _loop(self, journal: log.TrainingLog | None, asked: Event) -> None:
         batches = prefetch.batches(self._examples, self._places(), self.run.workers)
-        bar = TrainingProgress(self.run.steps, self.step, self._console, self._main)
+        bar = TrainingProgress(self.run.steps, self.step, self._console, self._accelerator.is_main_process)
         with closing(cast(Any, batches)), bar:
             while self.step < self.run.steps:
                 began = time.perf_counter()
@@ -154,10 +151,8 @@ class Trainer:
 
     def _after_step(self, journal: log.TrainingLog | None, rates: Mapping[str, float], stop: bool) -> None:
         run = self.run
-        if self._sample is not None and run.sample_every and self.step % run.sample_every == 0 and not stop:
-            with self.published():
-                self._sample(self.step)
-            self._accelerator.wait_for_everyone()
+        if run.sample_every and self.step % run.sample_every == 0 and not stop:
+            distributed.together(self._accelerator, self._draw)
         if self.step % run.save_every == 0 or self.step == run.steps or stop:
             self._keep(journal, rates)
         elif self.step % run.log_every == 0:
@@ -165,6 +160,11 @@ class Trainer:
         if stop:
             self._remark(f"interrupted after step {self.step}; the same command goes on from there")
             raise KeyboardInterrupt
+
+    def _draw(self) -> None:
+        if self._sample is not None:
+            with self.published():
+                self._sample(self.step)
 
     def _places(self) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
         """Numbers and positions of the images of each micro-batch of this process.
@@ -280,16 +280,20 @@ class Trainer:
     def _keep(self, journal: log.TrainingLog | None, rates: Mapping[str, float]) -> None:
         """Write a checkpoint, and first the row up to it: means start anew there, as they do after a resume."""
         self._write_row(journal, rates)
-        counts = {"skipped": self._skipped, "overflows": self._overflows, "in_a_row": self._in_a_row}
-        self._keeper.save(self.step, counts, self.learners)
+        counts = (self._skipped, self._overflows, self._in_a_row)
+        self._keeper.save(self.step, dict(zip(_COUNTS, counts, strict=True)), self.learners)
 
     def _resume(self) -> None:
         self.step, counts = self._keeper.resume(self.learners)
-        self._skipped, self._overflows = counts.get("skipped", 0), counts.get("overflows", 0)
-        self._in_a_row = counts.get("in_a_row", 0)
+        self._skipped, self._overflows, self._in_a_row = (counts.get(name, 0) for name in _COUNTS)
         if self.step:
             self._remark(f"going on after step {self.step}")
 
+    def _begin(self, journal: log.TrainingLog | None) -> None:
+        if journal is not None:
+            self._accepted()
+            journal.start(self.step)
+
     def _remark(self, text: str) -> None:
-        if self._main:
+        if self._accelerator.is_main_process:
             self._console.print(text, markup=False)

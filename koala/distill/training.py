@@ -11,14 +11,14 @@ from rich.console import Console
 
 from koala.distill import distributed, final, grids, log
 from koala.distill.assemble import Assembly, assemble, models_of, open_cache
-from koala.distill.config import FILE, Run, write_run
+from koala.distill.config import FILE, Run, read_run, write_run
 from koala.distill.model_card import Ending
+from koala.distill.resuming import changes, settings
 from koala.distill.trainer import Trainer
 from koala.distill.watch import Watch
 from koala.errors import KoalaError
 from koala.harness import environment
 from koala.harness.cli import INTERRUPTED, stderr_console
-from koala.harness.records import Store
 
 _UNET = "unet"
 
@@ -27,7 +27,10 @@ def train(run: Run) -> int:
     """Train from the newest checkpoint to the end and print the final folder; the exit code, 130 after Ctrl-C."""
     console = stderr_console()
     if folder := final.finished(run):
-        console.print(f"{run.steps} steps are done; more of them: --steps", markup=False)
+        done = read_run(folder / FILE)
+        if told := changes(settings(done), settings(run)):
+            raise KoalaError(f"{folder} is of another run: {told}. Give what it was, or another --out")
+        console.print(f"{done.steps} steps are done on {done.data}; more of them: --steps", markup=False)
         print(folder)
         return 0
     models = models_of(run)  # mistakes cost no process group and no weights
@@ -39,7 +42,6 @@ def train(run: Run) -> int:
         if run.lora_rank and accelerator.distributed_type == DistributedType.FSDP:
             raise KoalaError("adapters are small enough for every GPU: train them without FSDP")
         main = accelerator.is_main_process
-        distributed.together(accelerator, lambda: _describe(run) if main else None)
         trainer = Trainer(
             split,
             made.objective,
@@ -49,6 +51,7 @@ def train(run: Run) -> int:
             watch=watch,
             sample=_sampling(split, made, accelerator, console),
             identity=_identity(made),
+            accepted=lambda: write_run(run, run.folder / FILE),
             console=console,
         )
         try:
@@ -59,12 +62,6 @@ def train(run: Run) -> int:
         if main:
             print(folder)
     return 0
-
-
-def _describe(run: Run) -> None:
-    """Write the run's file; a `KoalaError` leaves the folder as it is where another training is writing it."""
-    with Store(run.folder / log.FILE):
-        write_run(run, run.folder / FILE)
 
 
 def _identity(made: Assembly) -> dict[str, Any]:
@@ -82,7 +79,7 @@ def _sampling(run: Run, made: Assembly, accelerator: Accelerator, console: Conso
     sharded = accelerator.distributed_type == DistributedType.FSDP  # then all processes must draw together
     main = accelerator.is_main_process
     if not (main or sharded):
-        return None if not run.sample_every else _nothing
+        return None
     conditioner = made.conditioner
 
     def say(text: str) -> None:
@@ -102,10 +99,6 @@ def _sampling(run: Run, made: Assembly, accelerator: Accelerator, console: Conso
     return sample
 
 
-def _nothing(step: int) -> None:
-    """Wait for the process that draws."""
-
-
 def _finish(run: Run, made: Assembly, trainer: Trainer, accelerator: Accelerator) -> Path | None:
     """Write the final folder, in the first process."""
     weights = {} if run.lora_rank else trainer.weights(_UNET)  # which all processes gather together
@@ -123,7 +116,7 @@ def _finish(run: Run, made: Assembly, trainer: Trainer, accelerator: Accelerator
         losses={name: value for name, value in rows[-1]["losses"][_UNET].items() if value is not None} if rows else {},
         averaged=run.ema_decay > 0,
     )
-    curve = (lambda path: log.plot(rows, path)) if rows else None
+    curve = (lambda path: log.plot(rows, path)) if log.curves(rows) else None
     with trainer.published():
         return final.write_final(run, made, weights, ending, curve)
 

@@ -1,6 +1,7 @@
 """Command lines that start fast: a package's commands are a table, and only the chosen one's parser is built."""
 
 import inspect
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ from typing import Any
 from koala.errors import KoalaError, UnknownName
 
 INTERRUPTED = 130
+# Warnings about torchao, where it is installed, by torch and diffusers that import it: they are nobody's here to mend.
+_WARN_ON_IMPORT = ("torch.utils._pytree", "diffusers.quantizers.torchao")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ def _run(
     name, *rest = arguments
     if name not in commands:
         raise UnknownName("command", name, commands)
+    for logger in _WARN_ON_IMPORT:
+        logging.getLogger(logger).setLevel(logging.ERROR)
     module = import_module(commands[name].module)
     parse = getattr(module, "parse", partial(parsed, module.Options, module.EXAMPLES))
     return module.run(parse(f"python -m {package} {name}", rest))
@@ -82,7 +87,7 @@ def parsed(
     listed = "examples:\n" + "\n".join(f"  {example}" for example in examples)
     text = "\n\n".join(filter(None, (inspect.cleandoc(options.__doc__), more, listed)))
     given = {} if default is None else {"default": default}
-    return tyro.cli(options, prog=prog, description=text, args=argv, config=(tyro.conf.FlagCreatePairsOff,), **given)
+    return tyro.cli(options, prog=prog, description=text, args=argv, **given)
 
 
 def _help(package: str, description: str, commands: Mapping[str, Command], examples: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 from contextlib import nullcontext
 from dataclasses import replace
 
+import captioned
 import pytest
 import torch
 import trained_runs
@@ -79,6 +80,14 @@ def test_without_a_teacher_it_is_fine_tuning_and_with_a_rank_only_adapters_train
     assert {name.split(".")[-3] for name, p in found.unet.named_parameters() if p.requires_grad} == {"lora_A", "lora_B"}
 
 
+def test_adapters_learn_from_a_teacher_as_weights_do(data):
+    found = made(student_weights="random", data=data, lora_rank=2)
+    assert type(found.objective) is Distillation
+    found.objective.terms("unet", found.examples.batch([0], [0])).total.backward()
+    learnt = {name.split(".")[-3] for name, p in found.unet.named_parameters() if p.grad is not None}
+    assert learnt == {"lora_A", "lora_B"}
+
+
 def test_images_encoded_on_the_fly_are_those_of_the_cache(data):
     photos = str(data) + "-photos"
     cached, live = made(data=data), made(data=photos, on_the_fly=True)
@@ -92,6 +101,14 @@ def test_images_encoded_on_the_fly_are_those_of_the_cache(data):
 def test_the_digest_of_the_data_tells_two_caches_apart(data, tmp_path):
     other = trained_runs.cache(tmp_path / "other", 5)
     assert made(data=data).data_digest == made(data=data).data_digest != made(data=str(other)).data_digest
+
+
+def test_a_source_that_changes_is_other_data_on_the_fly_too(data, tmp_path):
+    photos = captioned.folder(tmp_path / "photos", 3)
+    before = made(data=str(photos), on_the_fly=True).data_digest
+    assert before == made(data=str(photos), on_the_fly=True).data_digest
+    captioned.folder(photos, 4)
+    assert before != made(data=str(photos), on_the_fly=True).data_digest
 
 
 def test_no_data_is_said_before_any_weights_are_read():

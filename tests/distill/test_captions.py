@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from koala.distill.data.captions import Captions, num_words, with_columns
+from koala.distill.data.captions import Captions, check_columns, num_words
 from koala.distill.data.example import Example
 from koala.errors import KoalaError
 
@@ -73,17 +73,24 @@ def examples(*rows):
     return [Example(str(number), b"x", row) for number, row in enumerate(rows)]
 
 
-def test_a_column_that_only_some_rows_have_is_no_error():
-    rows = examples({"text": "a"}, {"text": "b", "llava": ""})
-    assert list(with_columns(rows, ("text", "llava"))) == rows
+def test_a_column_that_only_some_rows_have_is_no_error_and_no_more_are_read_than_it_takes():
+    rows = iter(examples({"text": "a"}, {"text": "b", "llava": ""}, {"text": "c"}))
+    check_columns(rows, ("text", "llava"))
+    assert [one.columns["text"] for one in rows] == ["c"]
 
 
 def test_a_column_that_no_row_has_is_an_error_that_lists_those_there_are():
-    found = with_columns(examples({"caption": "a", "url": "b"}, {"score": 1}), ("text", "caption"))
-    assert next(found).key == "0"
-    with pytest.raises(KoalaError, match="no example has the column text; there are: caption, url, score"):
-        list(found)
+    with pytest.raises(KoalaError, match="has the column text; there are: caption, url, score"):
+        check_columns(examples({"caption": "a", "url": "b"}, {"score": 1}), ("text", "caption"))
+
+
+def test_a_search_for_a_column_ends(monkeypatch):
+    monkeypatch.setattr("koala.distill.data.captions.MOST_READ", 2)
+    rows = iter(examples({"a": ""}, {"a": ""}, {"text": "there"}))
+    with pytest.raises(KoalaError, match="none of the first examples has the column text"):
+        check_columns(rows, ("text",))
+    assert next(rows).columns == {"text": "there"}
 
 
 def test_examples_that_are_all_lost_say_nothing_about_columns():
-    assert len(list(with_columns([Example("a", b"", {}, "lost")], ("text",)))) == 1
+    check_columns([Example("a", b"", {}, "lost")], ("text",))

@@ -194,6 +194,24 @@ def test_settings_that_change_no_number_may_change(tmp_path):
     torch.testing.assert_close(kept(changed, 12, "unet"), kept(whole, 12, "unet"), atol=1e-6, rtol=1e-5)
 
 
+def test_a_setting_that_an_older_version_did_not_have_was_its_default(tmp_path):
+    trained(tmp_path, steps=2)
+    found = newest_in(tmp_path)
+    state = found.state()
+    del state["settings"]["noise_offset"]
+    files = [(name, found.tensors(name)) for name in ("unet", "unet.average", "unet.optimizer")]
+    save(tmp_path / FOLDER, 2, state, files, 1)
+    with pytest.raises(KoalaError, match=r"--noise-offset was 0\.0 and is 0\.1"):
+        trained(tmp_path, steps=3, noise_offset=0.1)
+    assert trained(tmp_path, steps=3).summary.steps == 3
+
+
+def test_less_than_was_done_is_refused(tmp_path):
+    trained(tmp_path, steps=3)
+    with pytest.raises(KoalaError, match="is beyond --steps 2: --steps 3 ends there"):
+        trained(tmp_path, steps=2)
+
+
 def test_a_schedule_of_another_length_is_remarked_on(tmp_path, capsys):
     trained(tmp_path, steps=4, schedule="cosine")
     trained(tmp_path, steps=6, schedule="cosine")

@@ -83,8 +83,29 @@ def test_long_captions_are_counted_and_not_printed_one_by_one(tmp_path, capsys, 
 
 
 def test_a_column_that_nothing_has_is_an_error_that_lists_the_columns(photos, tmp_path):
-    with pytest.raises(KoalaError, match=r"no example has the column caption; there are: text, llava, aesthetic"):
+    with pytest.raises(KoalaError, match=r"has the column caption; there are: text, llava, aesthetic"):
         run(options(photos, tmp_path / "cache", caption_columns=("caption",)))
+
+
+def test_a_unit_whose_rows_all_lack_a_column_is_encoded_as_one_that_has_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("koala.distill.data.folder.ROWS_PER_UNIT", 2)
+    captioned.folder(tmp_path, 4, side=32)
+    rows = [{"file_name": f"images/000{i}.png", "text": f"short {i}"} for i in range(4)]
+    rows[1]["llava"] = "long"
+    captioned.write_rows(tmp_path / "metadata.jsonl", rows)
+    run(options(tmp_path, tmp_path / "cache", caption_columns=("text", "llava"), captions="replace"))
+    assert Cache(tmp_path / "cache").batch(range(4), range(4)).captions == ("short 0", "long", "short 2", "short 3")
+
+
+@pytest.mark.parametrize("write", [captioned.folder, lambda path, n, side: captioned.tars(path, n, 1, side)])
+def test_a_source_that_changed_is_refused_and_never_mixed_with_what_was_encoded(tmp_path, write):
+    write(tmp_path / "source", 2, side=32)
+    run(options(tmp_path / "source", tmp_path / "cache"))
+    write(tmp_path / "source", 3, side=32)  # which is as many units
+    with pytest.raises(KoalaError, match=r"source_digest: \w{16} there, \w{16} here"):
+        run(options(tmp_path / "source", tmp_path / "cache"))
+    write(tmp_path / "source", 2, side=32)
+    assert run(options(tmp_path / "source", tmp_path / "cache")) == 0
 
 
 @pytest.mark.parametrize("limit", [1, 3, 4, 99])

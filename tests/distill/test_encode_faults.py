@@ -56,6 +56,14 @@ def whole(server, source, tmp_path_factory) -> Path:
     return folder
 
 
+def test_the_datasets_library_is_imported_only_where_it_is_needed(server, source, whole):
+    assert (whole.parent / "cache.log").read_text().endswith("imported: []\n")
+    log = whole.parent / "parquet.log"
+    table = captioned.parquet(whole.parent / "t.parquet", 1, side=40)
+    assert encode(server, command(table, whole.parent / "parquet", "--dry-run")) == [0]
+    assert log.read_text().endswith("imported: ['pyarrow.parquet']\n")
+
+
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_bytes(server, source, whole, tmp_path):
     moments, kills, attempt = random.Random(0), 0, 0
     while kills < 3 and attempt < 20:  # a run that ends before it is killed proves nothing
@@ -141,6 +149,19 @@ def test_two_processes_go_on_where_one_was_killed_and_one_where_two_were(server,
         server.wait()
         assert encode(server, *processes(then, command(source, folder))) == [0] * then
         assert content(folder) == content(whole)
+
+
+def test_a_process_whose_neighbour_was_killed_says_so_and_one_alone_finishes_the_work_of_both(
+    server, source, whole, tmp_path
+):
+    folder, log = tmp_path / "cache", tmp_path / "cache.log"
+    server.start(processes(2, command(source, folder)))
+    until_working(folder)
+    server.kill(first=1)
+    assert server.wait() == [2, -signal.SIGKILL]
+    assert "another process ended before its share was done" in log.read_text() and "Traceback" not in log.read_text()
+    assert encode(server, command(source, folder)) == [0]
+    assert content(folder) == content(whole)
 
 
 def processes(number: int, run: dict) -> list[dict]:

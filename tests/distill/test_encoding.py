@@ -1,3 +1,4 @@
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from koala.commands.encode import run
-from koala.distill.data import encoding
+from koala.distill.data import encoding, images
 from koala.distill.data.cache import Cache, read_index
 from koala.distill.data.cost import bytes_per_image
 from koala.distill.data.encoding import Encoder, Prepared, preparation_for
@@ -95,6 +96,25 @@ def test_neither_the_batch_nor_the_threads_change_more_than_rounding(photos, tmp
     one, other = load_file(files["a"]), load_file(files["b"])
     for name in one:
         torch.testing.assert_close(one[name], other[name], rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_that_wait_to_be_encoded_are_squares_and_no_whole_photographs(photos, tmp_path, monkeypatch, workers):
+    decoded, alive = [], []
+
+    def decode(*arguments):
+        decoded.append(weakref.ref(image := images.decode(*arguments)))
+        return image
+
+    def encode(self, waiting):
+        alive.append(sum(image() is not None for image in decoded[: len(waiting)]))
+        return made(self, waiting)
+
+    made = Encoder.encode
+    monkeypatch.setattr("koala.distill.data.filters.decode", decode)
+    monkeypatch.setattr(Encoder, "encode", encode)
+    run(options(photos, tmp_path / "cache", batch_size=5, workers=workers))
+    assert len(decoded) == 5 and alive == [0]
 
 
 def test_equal_captions_are_encoded_once(photos, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 import torch
 import trained_runs
 from diffusers import DiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from koala.distill import final
 from koala.distill.assemble import Assembly, models_of, student_unet
@@ -90,6 +90,29 @@ def test_koala_json_tells_the_model_apart(trained):
     assert zoo.get(str(folder)).name == f"tiny-mine@{told['digest'][:8]}"
 
 
+def test_it_decodes_as_the_teacher_whose_autoencoder_it_has_decodes(trained):
+    folder, _, run = trained
+    spec = zoo.get(str(folder))
+    assert spec.autoencoder == zoo.get(run.teacher).autoencoder != zoo.get(run.student).autoencoder
+    assert load(spec, "cpu", weights="hub", parts=("autoencoder",)).spec.autoencoder.upcast_to_fp32
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"digest": None}, "digest of another type"),
+        ({"name": 3, "resolution": "64"}, "name, resolution of another type"),
+        ({"base": "./here"}, "not like an entry of the zoo"),
+        ({"recipe": 3}, "no attribute"),
+    ],
+)
+def test_a_damaged_koala_json_is_told(trained, tmp_path, changes, said):
+    told = json.loads((trained[0] / "koala.json").read_text())
+    (tmp_path / "koala.json").write_text(json.dumps(told | changes))
+    with pytest.raises(KoalaError, match=f"koala.json is damaged: .*{said}"):
+        zoo.get(str(tmp_path))
+
+
 def test_run_and_card_lie_beside_it(trained):
     folder, _, run = trained
     assert read_run(folder / "run.json") == run
@@ -166,6 +189,16 @@ def test_a_model_that_began_as_a_trained_one_is_still_built_like_the_zoos(traine
     told = json.loads((again / "koala.json").read_text())
     assert (told["base"], told["frozen"]) == ("tiny-koala-700m", "tiny-sdxl")
     assert DiffusionPipeline.from_pretrained(again) is not None
+
+
+def test_a_full_disk_is_told_and_leaves_no_final_folder(tmp_path, monkeypatch):
+    def fill_up(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(UNet2DConditionModel, "save_pretrained", fill_up)
+    with pytest.raises(KoalaError, match=r"cannot write .*mine/final: .*No space left"):
+        write(trained_runs.run(out=tmp_path / "mine"))
+    assert not list((tmp_path / "mine").iterdir())
 
 
 def test_a_kill_while_it_is_written_leaves_no_final_folder(tmp_path):

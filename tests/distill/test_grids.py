@@ -10,6 +10,7 @@ from PIL import Image
 from koala.distill import grids
 from koala.distill.assemble import models_of, student_unet
 from koala.distill.batch import Batch
+from koala.errors import KoalaError
 from koala.models import zoo
 from koala.models.conditioning import random_condition
 from koala.models.load import load
@@ -81,6 +82,25 @@ def test_training_goes_on_after_a_grid(drawing):
     unet(torch.randn(1, 4, 16, 16), 3, **condition.unet_arguments(sizes)).sample.mean().backward()
     assert all(p.grad is not None for p in unet.parameters())
     unet.zero_grad()
+
+
+def test_pictures_are_decoded_in_fp32_though_the_unet_runs_in_half_precision():
+    found, run, models, _ = opened(precision="bf16")
+    unet, dtypes = student_unet(run, models), {}
+    for name, part in (("unet", unet), ("autoencoder", found._parts.autoencoder)):
+        for convolution in (m for m in part.modules() if isinstance(m, torch.nn.Conv2d)):
+            convolution.register_forward_hook(
+                lambda m, i, out, name=name: dtypes.setdefault(name, set()).add(out.dtype)
+            )
+    found.images(unet)
+    assert dtypes == {"unet": {torch.bfloat16}, "autoencoder": {torch.float32}}
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(drawing, tmp_path):
+    found, *_ = drawing
+    (tmp_path / "samples").write_text("in the way")
+    with pytest.raises(KoalaError, match="cannot write the samples of step 3"):
+        found.write(np.zeros((2, 8, 8, 3), np.uint8), 3, tmp_path / "samples")
 
 
 def test_the_sheet_is_named_by_its_step(drawing, tmp_path):

@@ -1,6 +1,6 @@
 """What distillation does with its two networks, beside the values of its losses."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 
@@ -86,6 +86,17 @@ def test_each_term_can_stand_alone():
 def test_learning_nothing_is_refused(options):
     with pytest.raises(KoalaError, match="nothing is learnt"):
         distillation("bk-sdm-tiny", **options)
+
+
+@pytest.mark.parametrize(("processes", "refused"), [(1, False), (2, True)])
+def test_features_alone_are_refused_on_several_processes_which_wait_for_every_weight(monkeypatch, processes, refused):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: processes)
+    student, teacher, features, _ = CASES["bk-sdm-tiny"]
+    with pytest.raises(KoalaError, match="--task-weight, --output-weight") if refused else nullcontext():
+        Distillation(
+            student, unet_of(student, 0), teacher, unet_of(teacher, 1), features, weights=Weights(0.0, 0.0, 1.0)
+        )
 
 
 # The two networks ----------------------------------------------------------------------------------------------------

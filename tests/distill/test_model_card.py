@@ -45,6 +45,7 @@ def test_the_card_says_how_the_model_was_trained():
     assert "500,000 with 128 images each (8 x 4 accumulated x 4 processes), 64,000,000 images seen" in text
     assert "4 x NVIDIA A100, 412 hours" in text
     assert "laion-pop (491,567 images, digest 0f1e2d), 1024 px" in text
+    assert "Text encoders and autoencoder: those of sdxl-lightning-4step, unchanged; an fp16 pipeline runs the" in text
     assert "1 x task + 1 x output + 1 x features of SA, LF@DW-1, LF@UP-3 (layers: bottom)" in text
     assert "| task | 0.25 |" in text
     assert all(note in text for note in runs.get("koala-700m-lightning").notes)
@@ -61,6 +62,7 @@ def test_what_is_not_known_is_said_to_be():
 def test_changes_to_a_named_run_are_listed():
     assert "Run: koala-700m-lightning\n" in card()
     assert "with other steps 30000 (there 500000); ema_decay 0.99 (there 0.0)" in card(steps=30_000, ema_decay=0.99)
+    assert "teacher sdxl (there none)" in card("lora", teacher="sdxl")
 
 
 def test_limits_and_the_teachers_licence_are_there():
@@ -101,4 +103,19 @@ def test_an_adapter_is_used_on_top_of_its_model():
     text = card("lora")
     assert "load_lora_weights" in text
     assert "--lora PATH" in text
-    assert "adapter of rank 16 for KOALA-700M" in text
+    assert "adapter of rank 16 for KOALA-700M (koala-700m)." in text
+    assert "rank 16, alpha 27, of the U-Net's to_q, to_k, to_v, to_out.0\n" in text
+    assert "The weights began as: its released weights" in text
+
+
+def test_an_adapter_that_was_taught_is_of_its_own_model_and_names_its_teacher():
+    text = card("lora", teacher="sdxl")
+    assert "for KOALA-700M (koala-700m), trained to imitate SDXL-Base 1.0 (sdxl)." in text
+    assert ModelCard(text).data.base_model == "etri-vilab/koala-700m"
+
+
+@pytest.mark.parametrize("missing", ["", "There is no text encoder here."])
+def test_the_python_of_a_card_imports_what_it_uses(missing):
+    code = card(missing=missing).split("```python\n")[1].split("```")[0]
+    assert code.startswith("import diffusers\n\n")
+    compile(code, "README.md", "exec")

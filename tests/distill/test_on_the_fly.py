@@ -2,12 +2,15 @@ import threading
 from pathlib import Path
 
 import captioned
+import numpy as np
 import pytest
 import torch
 from encoded_images import options
 
 from koala.commands.encode import run
+from koala.distill.assemble import models_of, preparation
 from koala.distill.batch import Examples
+from koala.distill.config import Run
 from koala.distill.data.cache import Cache
 from koala.distill.data.captions import Captions
 from koala.distill.data.encoding import preparation_for
@@ -54,6 +57,48 @@ def test_its_batches_are_those_of_the_cache_but_for_rounding(photos, tmp_path, n
         torch.testing.assert_close(made.condition.pooled, kept.condition.pooled.float(), rtol=2e-3, atol=2e-3)
     else:
         assert made.sizes is None and kept.sizes is None
+
+
+def test_a_column_that_no_image_has_is_an_error_before_any_step(photos):
+    with pytest.raises(KoalaError, match="has the column lava; there are: text, llava, aesthetic"):
+        on_the_fly(photos, captions=Captions(("text", "lava"), "append"))
+
+
+def fresh(source: Path, name: str = "tiny-koala-700m", **choices) -> OnTheFly:
+    """What a run with these fields reads."""
+    run = Run(name, student_weights="random", on_the_fly=True, resolution=32, seed=5, **choices)
+    models = models_of(run)
+    components = load(models.frozen, "cpu", parts=("text", "autoencoder"))
+    return OnTheFly(open_source(str(source)).indexed(), preparation(run, models), components, run.seed)
+
+
+def test_random_crops_and_flips_are_others_at_each_position_and_the_same_in_each_run(photos):
+    one = fresh(photos, random_crop=True, random_flip=True)
+    first = one.batch([0] * 16, range(16))  # 48 x 96 pixels, of which 32 x 64 remain
+    again = fresh(photos, random_crop=True, random_flip=True).batch([0] * 4, range(12, 16))
+    torch.testing.assert_close(again.clean, first.clean[12:], rtol=1e-4, atol=1e-5)  # whatever the batch
+    assert torch.equal(again.sizes, first.sizes[12:])
+    lefts = first.sizes[:, 3].tolist()
+    assert len({*lefts}) > 8 and min(lefts) >= 0 and max(lefts) <= 32
+    assert {tuple(row) for row in fresh(photos, random_flip=True).batch([0] * 8, range(8)).sizes.tolist()} == {
+        (48, 96, 0, 16, 32, 32)
+    }
+
+
+def test_a_random_flip_shows_about_half_of_the_images_mirrored(photos):
+    live, plain = fresh(photos, random_flip=True), fresh(photos)
+    example = open_source(str(photos)).indexed()[0]
+    centre = plain._chosen(example, 0).crops[0].pixels
+    shown = [next(iter(live._chosen(example, position).crops.values())).pixels for position in range(60)]
+    mirrored = [np.array_equal(pixels, centre[:, ::-1]) for pixels in shown]
+    assert 15 < sum(mirrored) < 45
+    assert all(flip or np.array_equal(pixels, centre) for flip, pixels in zip(mirrored, shown, strict=True))
+
+
+@pytest.mark.parametrize(("field", "instead"), [("random_crop", "--crops N"), ("random_flip", "--flip")])
+def test_a_run_on_a_cache_is_told_how_to_encode_crops_and_flips(field, instead):
+    with pytest.raises(KoalaError, match=f"--{field.replace('_', '-')} needs --on-the-fly; .*encode {instead}"):
+        Run("tiny-koala-700m", student_weights="random", **{field: True})
 
 
 def test_its_tensors_can_be_trained_on(photos):

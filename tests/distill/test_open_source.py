@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import captioned
 import pytest
 
@@ -44,6 +41,56 @@ def test_a_folder_with_nothing_that_is_understood_lists_what_is(tmp_path):
         open_source(str(tmp_path))
 
 
+def test_endings_may_be_in_capitals_and_hidden_files_are_none(tmp_path):
+    some("tar", tmp_path).rename(tmp_path / "A.TAR")
+    for name in ("._A.tar", ".cache/b.tar"):
+        captioned.tar(tmp_path / name, {})
+    assert open_source(str(tmp_path)).units == ["A"]
+
+
+def parquets(path, *names):
+    for name in names:
+        captioned.parquet(path / name, 1, side=8)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (("data/train-00000-of-00001.parquet", "data/test-00000-of-00001.parquet"), "test: .*; train: "),
+        (("train/0.parquet", "validation/0.parquet"), "train: .*; validation: "),
+        (("0000.parquet", "val2014.parquet"), r"train: .*0000\.parquet; validation: .*val2014\.parquet"),
+        (("dev.parquet", "Eval_1.parquet"), "test: .*; validation: "),
+    ],
+)
+def test_a_folder_of_several_splits_is_refused_and_one_of_them_is_read(tmp_path, names, found):
+    folder = parquets(tmp_path / "d", *names)
+    with pytest.raises(KoalaError, match=rf"several splits \(.*{found}.*\); give those to train on alone"):
+        open_source(folder)
+    assert len(open_source(f"{folder}/{names[0]}").units) == 1
+    assert len(open_source(f"{folder}/**/*.parquet").units) == 2  # a pattern means what it says
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-0.parquet", "train-1.parquet"),
+        ("test/a.parquet", "test/b.parquet"),
+        ("latest.parquet", "contest.parquet"),
+    ],
+)
+def test_files_of_one_split_are_a_source(tmp_path, names):
+    assert len(open_source(parquets(tmp_path / "test" / "d", *names)).units) == 2
+
+
+def test_folders_of_images_of_several_splits_are_refused_too(tmp_path):
+    for split in ("train", "test"):
+        captioned.folder(tmp_path / split, 1, side=8)
+    with pytest.raises(KoalaError, match=r"several splits \(test: .*/test/metadata\.jsonl; train: "):
+        open_source(str(tmp_path))
+    assert len(list(open_source(str(tmp_path / "train")).read(0))) == 1
+
+
 def test_a_pattern_of_nothing_is_an_error(tmp_path):
     with pytest.raises(KoalaError, match="no file is like"):
         open_source(str(tmp_path / "*.tar"))
@@ -75,14 +122,3 @@ def test_a_name_with_signs_of_a_pattern_is_taken_as_it_is_where_it_exists(tmp_pa
     path = captioned.folder(tmp_path / "set [1] {0..2} *", 1, side=8)
     (example,) = open_source(str(path)).read(0)
     assert example.image.is_file()
-
-
-def test_the_datasets_library_is_imported_only_where_it_is_needed(tmp_path):
-    path = captioned.folder(tmp_path, 1, side=8)
-    code = f"""
-import sys
-from koala.distill.data.sources import open_source
-assert len(list(open_source({str(path)!r}).read(0))) == 1
-print("datasets" in sys.modules or "pyarrow.parquet" in sys.modules)
-"""
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

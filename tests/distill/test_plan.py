@@ -1,5 +1,6 @@
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from math import prod
 
 import pytest
@@ -24,6 +25,11 @@ PAIRS = {
     "segmind-tiny-sd": 6,
     "lora": 0,
 }
+
+
+@cache
+def tiny_plan(name):
+    return plan(runs.get(f"tiny-{name}"))
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +70,12 @@ def test_the_text_says_it_all_and_what_is_unverified(koala_700m):
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_every_run_compares_as_many_pairs_as_its_paper(name):
-    assert sum(plan(runs.get(f"tiny-{name}")).pairs.values()) == PAIRS[name]
+    assert sum(tiny_plan(name).pairs.values()) == PAIRS[name]
 
 
 @pytest.mark.parametrize("name", runs.names())
 def test_every_tiny_run_has_a_plan_without_any_weights(name):
-    found = plan(runs.get(f"tiny-{name}"))
+    found = tiny_plan(name)
     assert found.student_params == sum(map(prod, unet_shapes(zoo.get(found.run.student).unet).values()))
     assert found.text()
 
@@ -79,7 +85,7 @@ def test_of_a_lora_run_only_the_adapters_are_trained():
     shapes = {key: shape for key, shape in unet_shapes(zoo.get("tiny-koala-700m").unet).items() if "to_q.w" in key}
     assert found.trained_params == sum(2 * sum(shape) for shape in shapes.values())
     assert found.memory_bytes["optimizer"] == 8 * found.trained_params
-    assert found.memory_bytes["weights"] == 4 * found.student_params
+    assert found.memory_bytes["weights"] == 4 * (found.student_params + found.trained_params)
 
 
 def test_epochs_are_counted_once_the_data_is_there(tmp_path):
@@ -104,7 +110,9 @@ def test_what_else_is_held_is_counted_with_it():
         ({"teacher": "tiny-sdm-v1.4"}, "cannot teach"),
         ({"teacher": "tiny-segmind-vega"}, "cannot start from this teacher"),
         ({"teacher": "", "student_weights": "random"}, "no --teacher to compare"),
-        ({"lora_rank": 4}, "adapters are trained on data alone"),
+        ({"lora_rank": 4}, "adapters go onto weights that others have too"),
+        ({"lora_rank": 4, "student_weights": "random", "lora_text": True, "on_the_fly": True}, "and no teacher"),
+        ({"student": "tiny-bk-sdm-v2-tiny", "teacher": "tiny-sdm-v2.0", "features": ()}, "predicts epsilon and cannot"),
         ({"resolution": 100}, "multiples of 8"),
         ({"global_batch": 7, "batch_size": 2}, "no multiple of --batch-size"),
         ({"student": "some/folder"}, "there is no folder"),

@@ -197,7 +197,7 @@ def test_a_gallery_is_a_source_whose_prompts_are_the_text(tmp_path):
 
 
 def test_reading_in_units_takes_no_more_memory_for_more_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr(folders, "ROWS_PER_UNIT", 200)
+    monkeypatch.setattr(folders, "ROWS_PER_UNIT", 100)
 
     def peak(n):
         row = json.dumps({"file_name": "a.png", "text": "x" * 200}) + "\n"
@@ -210,8 +210,8 @@ def test_reading_in_units_takes_no_more_memory_for_more_rows(tmp_path, monkeypat
         finally:
             tracemalloc.stop()
 
-    few = peak(600)
-    assert peak(3_000) < few + 50_000  # all rows together hold 700,000 characters
+    few = peak(300)
+    assert peak(1_200) < few + 50_000  # all rows together hold 280,000 characters
 
 
 def test_no_file_stays_open(tmp_path):

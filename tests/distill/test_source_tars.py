@@ -159,13 +159,18 @@ def test_a_broken_image_is_only_found_when_it_is_decoded(tmp_path):
 
 
 def test_shards_of_one_name_in_two_folders_get_names_of_their_own(tmp_path):
-    for name in ("x", "y"):
-        captioned.tars(tmp_path / name, 2, shards=1)
-    source = open_source(str(tmp_path))
-    assert len(set(source.units)) == 2
-    assert len({one.key for one in everything(source)}) == 4
-    there = [open_source(str(tmp_path)).units for _ in range(2)]
-    assert there[0] == there[1] == source.units
+    for name in ("x", "y", "x/deep", "y/deep"):
+        captioned.tars(tmp_path / "here" / name, 2, shards=1)
+    source = open_source(str(tmp_path / "here"))
+    assert len(set(source.units)) == 4
+    assert len({one.key for one in everything(source)}) == 8
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert open_source(str(tmp_path / "there")).units == source.units
+
+
+def test_the_number_of_a_class_is_a_column(tmp_path):
+    (example,) = read(tmp_path, {"a.png": PNG, "a.cls": b"7", "a.json": b'{"cls": 1, "name": "dog"}'})
+    assert example.columns == {"cls": "7", "name": "dog"}
 
 
 def test_a_missing_shard_of_a_range_is_named(tmp_path):

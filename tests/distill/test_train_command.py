@@ -19,6 +19,8 @@ from bench.__main__ import COMMANDS as BENCH
 from koala.commands import train
 from koala.distill import config, log, runs
 from koala.distill.config import read_run
+from koala.distill.finetune import FineTuning
+from koala.distill.objective import Terms
 from koala.harness import records
 from koala.harness.cli import main
 from koala.models import zoo
@@ -55,6 +57,7 @@ def trained(data):
 def test_a_run_ends_with_a_folder_whose_path_is_all_of_its_output(trained):
     out, done = trained
     assert done.stdout.splitlines() == ["mine/final"]
+    assert "torchao" not in done.stderr and "register_constant" not in done.stderr
     assert {path.name for path in out.iterdir()} >= {"run.json", "log.jsonl", "checkpoints", "samples", "final"}
     assert read_run(out / "final" / "run.json").steps == 6
     assert [path.name for path in sorted((out / "samples").iterdir())] == ["step-000006.png"]
@@ -103,6 +106,16 @@ def test_a_finished_run_is_not_run_again(trained, capsys):
     assert said.out.strip() == str(out / "final")
     assert "6 steps are done" in said.err
     assert (out / "log.jsonl").read_bytes() == before
+
+
+def test_a_run_that_is_refused_leaves_the_file_of_the_one_before(trained, capsys):
+    out, _ = trained
+    before = (out / "run.json").read_bytes()
+    for steps in (6, 7):  # done, and to be gone on with
+        assert koala("train", out / "run.json", "--steps", steps, "--learning-rate", 0.5) == 2
+        said = capsys.readouterr()
+        assert "is of another run: --learning-rate was 0.001 and is 0.5" in said.err and not said.out
+        assert (out / "run.json").read_bytes() == before
 
 
 def test_the_file_of_a_run_goes_on_with_more_steps_and_keeps_the_first_result(trained, capsys):
@@ -165,6 +178,27 @@ def test_flags_override_the_run_and_nothing_else():
     options = train.parse("train", ["koala-700m-base", "--steps", "9", "--features", "SA@Mid,FFN", "--dry-run"])
     assert options.run == replace(runs.get("koala-700m-base"), steps=9, features=("SA@Mid", "FFN"))
     assert options.dry_run
+
+
+@pytest.mark.parametrize("name", ["bk-sdm-small", "koala-1b-base"])  # True and False are their defaults
+def test_a_switch_can_be_set_either_way_whatever_its_default(name):
+    for flag, value in (("--gradient-checkpointing", True), ("--no-gradient-checkpointing", False)):
+        assert train.parse("train", [name, flag]).run.gradient_checkpointing is value
+
+
+def test_a_run_of_which_no_row_has_a_loss_is_finished_without_a_picture_of_it(data, tmp_path, monkeypatch, capsys):
+    terms = FineTuning.terms
+
+    def spoiled(self, network, batch):
+        found, factor = terms(self, network, batch), float("nan") if 0 in batch.positions else 1.0
+        return Terms(found.total * factor, {name: value * factor for name, value in found.parts.items()})
+
+    monkeypatch.setattr(FineTuning, "terms", spoiled)
+    arguments = ("--teacher", "", "--features", "", "--student-weights", "random", "--data", data, "--on-nan", "skip")
+    short = ("--steps", 2, "--save-every", 9, "--log-every", 9)
+    assert koala("train", RUN, *arguments, *SHORT, *short, "--out", tmp_path / "mine") == 0
+    assert (tmp_path / "mine" / "final" / "README.md").is_file()
+    assert not list((tmp_path / "mine" / "final").glob("*.png"))
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path, monkeypatch, capsys):

@@ -154,6 +154,7 @@ def test_compiling_changes_the_numbers_little_and_the_names_not_at_all(tmp_path)
     ("changes", "message"),
     [
         ({"precision": "fp16"}, "fp16 needs a GPU"),
+        ({"device": "cuda:1"}, "--device is auto or cpu, not cuda:1"),
         ({"gradient_checkpointing": True}, "ToyNetwork knows no --gradient-checkpointing"),
         ({"batch_size": 3, "global_batch": 6, "accumulation": 4}, "--accumulation 4 contradicts"),
     ],

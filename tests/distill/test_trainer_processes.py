@@ -90,6 +90,12 @@ def test_processes_stop_together_for_a_number_that_is_none(tmp_path):
     assert "image-7" in error_of(tmp_path)
 
 
+def test_processes_stop_together_when_one_cannot_write_its_samples(tmp_path):
+    job = Job(tmp_path, {"batch_size": 2, "sample_every": 2, "save_every": 3}, world=2, sampled_by=1)
+    assert train(job) == [2]
+    assert [row["step"] for row in results(tmp_path)] == [1, 2, 3]
+
+
 def test_text_encoders_may_have_layers_that_nothing_depends_on(tmp_path):
     job = Job(tmp_path, {"lora_text": True, "steps": 3}, idle=True, world=2)
     assert train(job) == [0]

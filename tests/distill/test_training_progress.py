@@ -29,3 +29,12 @@ def test_only_the_first_process_speaks():
 
 def test_a_terminal_gets_a_bar():
     assert "loss 0.5, 3.25 images/s" in told(terminal=True)
+
+
+def test_what_is_left_is_estimated_however_long_a_step_takes():
+    times = iter(range(0, 10**6, 90))
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, get_time=lambda: float(next(times)))
+    progress = TrainingProgress(10, 2, console)
+    for _ in range(4):
+        progress.step(0.5, 3.25)
+    assert progress._bar.tasks[0].time_remaining > 0

@@ -62,6 +62,7 @@ class Job:
     broken: tuple[int, ...] = ()
     world: int = 1
     fsdp: bool = False  # the networks sharded over the processes
+    sampled_by: int | None = None  # the one process that is asked for samples, and cannot write them
     unet: bool = False  # a small U-Net that learns from a larger one, and not the toy
 
 
@@ -127,7 +128,8 @@ def _train(job: Job) -> int:
                 _shard(accelerator, run, job.unet)
             objective, examples = _distillation() if job.unet else _toy(job, accelerator.process_index)
             given = dict(objective.trained)
-            trainer = Trainer(run, objective, examples, job.out, accelerator)
+            sample = _unwritable if job.sampled_by == accelerator.process_index else None
+            trainer = Trainer(run, objective, examples, job.out, accelerator, sample=sample)
             trainer.train()
             assert objective.trained == given and trainer.learners["unet"].network is given["unet"]
             for value in trainer.learners["unet"].parameters.values():
@@ -138,6 +140,11 @@ def _train(job: Job) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _unwritable(step: int) -> None:
+    if step == 4:
+        raise KoalaError("cannot write the samples")
 
 
 def _toy(job: Job, rank: int) -> tuple[Objective, Examples]:

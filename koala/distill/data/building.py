@@ -11,9 +11,10 @@ from accelerate import PartialState
 
 from koala import __version__
 from koala.distill.data.cache import Index, Writer, model_settings, read_index
+from koala.distill.data.captions import check_columns
 from koala.distill.data.encoding import Encoder, Encoding, Preparation
 from koala.distill.data.example import Source
-from koala.errors import UnknownName
+from koala.errors import KoalaError, UnknownName
 from koala.harness.records import Row
 from koala.models.load import DTYPES, load
 from koala.models.spec import ModelSpec
@@ -57,6 +58,7 @@ class Job:
             "dtype": dtype,
             "source": _absolute(self.origin),
             "source_units": len(self.source.units),
+            "source_digest": self.source.digest[:16],
             "limit": self.limit,
             "units": units,
             "koala": __version__,
@@ -87,7 +89,10 @@ def build(job: Job, out: Path, device: str, dtype: str, progress: Progress) -> I
             shown = progress(len(missing)) if rank == 0 else nullcontext((_nothing, _nothing))
             with shown as listeners:
                 _write(job, writer, missing, (place, dtype), rank, listeners)
-    state.wait_for_everyone()
+    try:
+        state.wait_for_everyone()
+    except RuntimeError as error:  # the connection to a process that is gone
+        raise KoalaError("another process ended before its share was done; the same command again goes on") from error
     if world > 1:
         state.destroy_process_group()
     return read_index(out) if rank == 0 else None
@@ -98,6 +103,7 @@ def _write(
 ) -> None:
     """Encode units on a device in a dtype, and after the first of them the condition of no caption."""
     on_example, on_unit = listeners
+    check_columns(job.source.read(0), job.preparation.columns)
     encoder = Encoder(load(job.spec, *where, job.weights, ("text", "autoencoder"), job.seed), job.seed, job.batch_size)
     encoding = Encoding(job.source, job.preparation, encoder, writer.folder, job.workers, on_example)
     for unit, limit in units.items():

@@ -1,14 +1,15 @@
 """The captions of an example out of its columns."""
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice, product
 from typing import Any, Literal
 
 from koala.distill.data.example import Example
 from koala.errors import KoalaError, first_few
 
 Mode = Literal["each", "append", "replace"]
+MOST_READ = 1000
 
 
 def num_words(caption: str) -> int:
@@ -35,10 +36,10 @@ class Captions:
         """The captions that are not empty; a column may hold one text or a list of them."""
         texts = [found for name in self.columns if (found := _texts(columns.get(name)))]
         if self.mode == "append":
-            return [" ".join(parts) for parts in itertools.product(*texts)] if texts else []
+            return [" ".join(parts) for parts in product(*texts)] if texts else []
         if self.mode == "replace":
             return texts[-1] if texts else []
-        return list(itertools.chain(*texts))
+        return list(chain(*texts))
 
 
 def _texts(value: Any) -> list[str]:
@@ -52,12 +53,13 @@ def _texts(value: Any) -> list[str]:
     return [text] if text else []
 
 
-def with_columns(examples: Iterable[Example], wanted: Sequence[str]) -> Iterator[Example]:
-    """The same examples; once they end, a `KoalaError` for a wanted column that none of them had."""
+def check_columns(examples: Iterable[Example], wanted: Sequence[str]) -> None:
+    """A `KoalaError` for a wanted column that none of the first examples has; no more are read than it takes."""
     seen: dict[str, None] = {}
-    for example in examples:
+    for example in islice(examples, MOST_READ):
         seen.update(dict.fromkeys(example.columns))
-        yield example
-    missing = [name for name in wanted if name not in seen]
-    if seen and missing:
-        raise KoalaError(f"no example has the column {first_few(missing)}; there are: {first_few(seen, 30)}")
+        if seen.keys() >= set(wanted):
+            return
+    if seen:  # else all of them are lost, which says nothing
+        missing = first_few([name for name in wanted if name not in seen])
+        raise KoalaError(f"none of the first examples has the column {missing}; there are: {first_few(seen, 30)}")

@@ -4,7 +4,7 @@ from itertools import islice
 from math import prod
 
 from koala.distill.data.building import Job, Progress
-from koala.distill.data.captions import with_columns
+from koala.distill.data.captions import check_columns
 from koala.distill.data.prefetch import ahead
 from koala.distill.data.statistics import Tally
 from koala.models.spec import ModelSpec
@@ -27,10 +27,11 @@ def bytes_per_caption(spec: ModelSpec) -> int:
 def survey(job: Job, progress: Progress) -> tuple[Tally, int]:
     """What a cache would hold, and its tensors' bytes; every image is decoded, for only so is a broken one found."""
     preparation, tally = job.preparation, Tally()
+    check_columns(job.source.read(0), preparation.columns)
     shares = job.shares()
     with progress(len(shares)) as (on_example, on_unit):
         for unit, limit in shares.items():
-            examples = with_columns(islice(job.source.read(unit), limit), preparation.columns)
+            examples = islice(job.source.read(unit), limit)
             for outcome in ahead(preparation.admit, examples, job.workers):
                 tally.count(outcome)
                 on_example()

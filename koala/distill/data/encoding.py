@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from PIL import ImageOps
 from torch import Tensor
 
-from koala.distill.data.captions import Captions, with_columns
+from koala.distill.data.captions import Captions
 from koala.distill.data.example import Example, Source
 from koala.distill.data.filters import BROKEN, Admitted, Filters, Refused
 from koala.distill.data.images import Broken, Crop, Interpolation, crop
@@ -80,7 +79,7 @@ class Preparation:
     def cuts(self, admitted: Admitted, captions: tuple[str, ...], variants: Iterable[int]) -> "Prepared | Refused":
         """An image with some of its captions and variants."""
         try:
-            return Prepared(admitted, captions, {variant: self._cut(admitted, variant) for variant in variants})
+            return Prepared(admitted.key, captions, {variant: self._cut(admitted, variant) for variant in variants})
         except Broken as error:
             return Refused(admitted.key, BROKEN, str(error))
 
@@ -90,10 +89,10 @@ class Preparation:
         return {"resolution": row.pop("side"), **{name: value for name, value in row.items() if name != "classes"}}
 
     def _cut(self, admitted: Admitted, variant: int) -> Crop:
-        image = ImageOps.mirror(admitted.image) if variant >= self.crops else admitted.image
-        seed = seeds.generator(number_below(2**63, self.seed, admitted.key, "crop", variant))
-        at_random = variant % self.crops > 0
-        return crop(image, self.side, random_crop=at_random, seed=seed, interpolation=self.interpolation)
+        place = None  # the centre
+        if variant % self.crops:
+            place = seeds.generator(number_below(2**63, self.seed, admitted.key, "crop", variant))
+        return crop(admitted.image, self.side, place, variant >= self.crops, self.interpolation)
 
 
 def preparation_for(spec: ModelSpec, side: int = 0, **choices: Any) -> Preparation:
@@ -105,11 +104,19 @@ def preparation_for(spec: ModelSpec, side: int = 0, **choices: Any) -> Preparati
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image before it is encoded: the captions that are wanted of it, and squares of it by variant."""
+    """An image before it is encoded: the captions that are wanted of it, and squares of it by variant.
 
-    admitted: Admitted
+    The whole image is gone: many of these wait at once, and a photograph is far larger than its squares.
+    """
+
+    key: str
     captions: tuple[str, ...]
     crops: Mapping[int, Crop]
+
+    @property
+    def original(self) -> tuple[int, int]:
+        """Height and width in pixels before any resizing."""
+        return next(iter(self.crops.values())).original
 
 
 @dataclass
@@ -126,7 +133,7 @@ class Encoder:
 
     def encode(self, images: Sequence[Prepared]) -> list[Encoded]:
         """The images in fp32 on the CPU, with the condition of each of their captions; equal ones are made once."""
-        squares = [(one.admitted.key, variant, cut) for one in images for variant, cut in one.crops.items()]
+        squares = [(one.key, variant, cut) for one in images for variant, cut in one.crops.items()]
         texts = list(dict.fromkeys(text for one in images for text in one.captions))
         try:
             clean = torch.cat([self._latents(some) for some in _chunks(squares, self.batch_size)])
@@ -138,8 +145,7 @@ class Encoder:
             until = place + len(one.crops)
             sizes = torch.tensor([cut.sizes for cut in one.crops.values()], dtype=torch.int32)
             condition = _rows(rows, [texts.index(text) for text in one.captions])
-            original = (one.admitted.image.height, one.admitted.image.width)
-            found.append(Encoded(one.admitted.key, one.captions, original, clean[place:until], sizes, condition))
+            found.append(Encoded(one.key, one.captions, one.original, clean[place:until], sizes, condition))
             place = until
         return found
 
@@ -205,13 +211,15 @@ class Encoding:
 
     def _encoded(self, unit: int, limit: int | None, tally: Tally) -> Iterator[Encoded]:
         """The images of a unit in order, each example counted in `tally`."""
-        examples = with_columns(islice(self.source.read(unit), limit), self.preparation.columns)
+        examples = islice(self.source.read(unit), limit)
         size, waiting = self.encoder.batch_size, []
         for outcome in ahead(self.preparation.prepare, examples, self.workers, self.workers + size):
-            tally.count(outcome.admitted if isinstance(outcome, Prepared) else outcome)
             self.on_example()
             if isinstance(outcome, Prepared):
+                tally.let_in(outcome.original, outcome.captions)
                 waiting.append(outcome)
+            else:
+                tally.count(outcome)
             if len(waiting) == size:
                 yield from self.encoder.encode(waiting)
                 waiting = []

@@ -27,6 +27,11 @@ class Source(Protocol):
         """The name of each unit, safe as part of a file's name, in an order that is always the same."""
         ...
 
+    @property
+    def digest(self) -> str:
+        """Another one once metadata or shards changed, seen without reading images; empty where that cannot be told."""
+        ...
+
     def read(self, unit: int) -> Iterator[Example]:
         """The examples of a unit in an order that is always the same; few are in memory at once."""
         ...

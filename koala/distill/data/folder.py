@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from koala.distill.data.example import Example
-from koala.distill.data.units import Numbered, broken
+from koala.distill.data.units import Numbered, broken, digest_of
 from koala.errors import KoalaError, first_few
+from koala.harness.files import sha256_of
 from koala.sampling.gallery import Gallery
 
 METADATA = ("metadata.jsonl", "metadata.csv")
@@ -147,6 +148,11 @@ class Folder:
         """A thousand rows each."""
         return [f"rows-{part}-{number:09d}" for part, number, _ in self._starts]
 
+    @property
+    def digest(self) -> str:
+        """Of the metadata, not of the images."""
+        return digest_of(*(sha256_of(metadata.path) for metadata in self._metadata))
+
     def read(self, unit: int) -> Iterator[Example]:
         """The rows in the order of the file; what is wrong with one stands in its place."""
         part, first, offset = self._starts[unit]
@@ -209,6 +215,11 @@ class Drawn:
     def units(self) -> Sequence[str]:
         """A thousand images each."""
         return [f"rows-{first:09d}" for first in range(0, len(self._examples), ROWS_PER_UNIT)]
+
+    @property
+    def digest(self) -> str:
+        """Of the images' names and prompts."""
+        return digest_of(*(part for one in self._examples for part in (one.key, one.columns.get("text"))))
 
     def read(self, unit: int) -> Iterator[Example]:
         """The images in the order of the manifest."""

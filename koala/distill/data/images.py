@@ -4,7 +4,6 @@ As the datasets library does, EXIF orientation is applied. Transparency is compo
 high byte, colour profiles are ignored and an animation is its first frame.
 """
 
-import hashlib
 import io
 import stat
 from dataclasses import dataclass
@@ -114,7 +113,6 @@ class Crop:
     pixels: UInt8[np.ndarray, "side side 3"]
     original: tuple[int, int]  # height, width
     corner: tuple[int, int]  # top, left
-    flipped: bool
 
     @property
     def sizes(self) -> tuple[int, int, int, int, int, int]:
@@ -123,38 +121,28 @@ class Crop:
         return (*self.original, *self.corner, side, side)
 
 
-def generator(seed: int, key: str) -> torch.Generator:
-    """The source of the random choices for the example `key`, the same on every machine and rank."""
-    digest = hashlib.sha256(f"{seed}:{key}".encode("utf-8", "surrogatepass")).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
-
-
 def crop(
     image: Image.Image,
     side: int,
-    *,
-    random_crop: bool = False,
-    random_flip: bool = False,
-    seed: torch.Generator | tuple[int, str] | None = None,
+    place: torch.Generator | None = None,
+    flip: bool = False,
     interpolation: Interpolation = "bilinear",
 ) -> Crop:
-    """A square of `side` pixels of an RGB image whose short side was resized to that, antialiased: the centre or any.
+    """A square of `side` pixels of an RGB image whose short side was resized to that, antialiased, and maybe mirrored.
 
-    The default interpolation is that of BK-SDM's training. Raises `Broken` where the resized image would be enormous.
+    `place` draws where it lies; without, it is the centre. The default interpolation is that of BK-SDM's training.
+    Raises `Broken` where the resized image would be enormous.
     """
-    draw = generator(*seed) if isinstance(seed, tuple) else seed
-    assert draw is not None or not (random_crop or random_flip), "random choices need a seed"
     width, height = _resized(image.width, image.height, side)
     resized = image.resize((width, height), Image.Resampling[interpolation.upper()])
-    flipped = random_flip and bool(torch.rand((), generator=draw) < 0.5)
-    if flipped:
+    if flip:
         resized = ImageOps.mirror(resized)
-    if random_crop:
-        top, left = (int(torch.randint(0, long - side + 1, (), generator=draw)) for long in (height, width))
+    if place:
+        top, left = (int(torch.randint(0, long - side + 1, (), generator=place)) for long in (height, width))
     else:
         top, left = (round((long - side) / 2) for long in (height, width))
     pixels = np.array(resized.crop((left, top, left + side, top + side)))
-    return Crop(pixels, (image.height, image.width), (top, left), flipped)
+    return Crop(pixels, (image.height, image.width), (top, left))
 
 
 def _resized(width: int, height: int, side: int) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from threading import Lock
 
 from koala.distill.batch import Batch
 from koala.distill.data.cache import batch_of, choice
+from koala.distill.data.captions import check_columns
 from koala.distill.data.encoding import Encoder, Preparation, Prepared
 from koala.distill.data.example import Example
 from koala.distill.data.filters import Refused
@@ -44,6 +45,7 @@ class OnTheFly:
         self._empty = self._encoder.empty()
         if not len(examples):
             raise KoalaError("the source has no images")
+        check_columns(examples, preparation.columns)
         warnings.simplefilter("ignore", PromptTruncated)  # or every long caption of every epoch is a line
 
     def __len__(self) -> int:

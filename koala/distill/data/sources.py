@@ -19,6 +19,12 @@ UNDERSTOOD = (
     "or a dataset by its id: owner/name or owner/name:split"
 )
 _SUFFIXES = (".tar", ".parquet", ".jsonl", ".csv", ".gz", ".zip")  # of a file that is missing, not of a dataset's id
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+_SPLIT = re.compile(rf"(?<![a-z])(?:{'|'.join(_SPLITS)})(?![a-z])")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -50,14 +56,32 @@ def _opened(text: str) -> Source:
 
 
 def _folder(path: Path) -> Source:
-    if metadata_files(path):
+    if found := metadata_files(path):
+        _refuse_splits(path, found)
         return Folder(path)
     if (path / MANIFEST).exists() or any(path.glob("manifest.rank-*.jsonl")):
         return Drawn(path)
+    below = sorted(file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() in (".tar", ".parquet"))
+    shown = [path / file for file in below if not any(part.startswith(".") for part in file.parts)]
     for suffix in (".tar", ".parquet"):
-        if found := sorted(path.rglob(f"*{suffix}")):
+        if found := [file for file in shown if file.suffix.lower() == suffix]:
+            _refuse_splits(path, found)
             return _files(found, path.resolve().name)
     raise KoalaError(f"{path} holds nothing that is understood; what is read: {UNDERSTOOD}")
+
+
+def _refuse_splits(folder: Path, files: Sequence[Path]) -> None:
+    """A `KoalaError` for a folder of files to train and to test on; split names are those of the datasets library."""
+    splits: dict[str, Path] = {}
+    for file in files:
+        words = _SPLIT.findall(file.relative_to(folder).as_posix().lower())
+        splits.setdefault(_SPLITS[words[-1]] if words else "train", file)  # the word next to the end counts
+    if len(splits) > 1:
+        found = "; ".join(f"{split}: {file}" for split, file in sorted(splits.items()))
+        raise KoalaError(
+            f"{folder} holds files of several splits ({found}); give those to train on alone, by their folder or, "
+            f"if they are tars or parquet files, by a pattern"
+        )
 
 
 def _files(files: Sequence[Path], name: str) -> Source:

@@ -1,6 +1,7 @@
 """What came of the examples of a source: how many were let in, what they are like, and why the others were not."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -30,12 +31,16 @@ class Tally:
         if isinstance(outcome, Refused):
             told = f"{outcome.key}: {outcome.detail}" if outcome.detail else outcome.key
             self._refuse(outcome.reason, 1, [told])
-            return
+        else:
+            self.let_in((outcome.image.height, outcome.image.width), outcome.captions)
+
+    def let_in(self, size: tuple[int, int], captions: Sequence[str]) -> None:
+        """Take one example in that stays, of this height and width."""
         self.images += 1
-        self.height += outcome.image.height
-        self.width += outcome.image.width
-        self.captions += len(outcome.captions)
-        self.words += sum(map(num_words, outcome.captions))
+        self.height += size[0]
+        self.width += size[1]
+        self.captions += len(captions)
+        self.words += sum(map(num_words, captions))
 
     def _refuse(self, reason: str, times: int, told: list[str]) -> None:
         self.refused[reason] += times

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from koala.distill.data.example import Example
-from koala.distill.data.units import Numbered, broken, unit_names
+from koala.distill.data.units import Numbered, broken, digest_of_ends, unit_names
 from koala.errors import KoalaError, first_few
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp")
@@ -47,6 +48,11 @@ class Parquet:
         """Row groups of a file."""
         return [name for name, *_ in self._units]
 
+    @property
+    def digest(self) -> str:
+        """Of the files' names, sizes and ends."""
+        return digest_of_ends(self._files)
+
     def read(self, unit: int) -> Iterator[Example]:
         """The rows in the order of the file; where it is damaged, one that says so in the place of the unit's rest."""
         name, file, groups, _ = self._units[unit]
@@ -68,7 +74,7 @@ class Parquet:
             column = image_column(table.schema_arrow, self._files[0])
         rows = _undecoded(_load("parquet", "train", data_files=[_literal(file) for file in self._files]))
         counts = [count for *_, count in units]
-        starts = [sum(counts[:part]) for part in range(len(counts))]
+        starts = [0, *accumulate(counts)]
         return Numbered(
             counts, lambda part, number: _example(f"{units[part][0]}/{number}", rows[starts[part] + number], column)
         )
@@ -140,6 +146,11 @@ class Hub:
     def units(self) -> Sequence[str]:
         """A file each."""
         return [f"{self.split}-{shard:05d}" for shard in range(self._rows.num_shards)]
+
+    @property
+    def digest(self) -> str:
+        """None: the library does not say which revision it reads."""
+        return ""
 
     def read(self, unit: int) -> Iterator[Example]:
         """The rows of a file in order; a connection that is lost is an error, for the images are not."""

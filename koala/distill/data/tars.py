@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from koala.distill.data.example import Example
 from koala.distill.data.images import EXTENSIONS
-from koala.distill.data.units import Numbered, broken, unit_names
+from koala.distill.data.units import Numbered, broken, digest_of_ends, unit_names
 from koala.errors import KoalaError
 
 _NAME = re.compile(r"(?:\./)?((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
@@ -30,7 +30,10 @@ class _Group:
 
 
 class Tars:
-    """Shards, one a unit: `key.jpg` is the image, `key.txt` the column `text`, `key.json` holds further ones."""
+    """Shards, one a unit: `key.jpg` is the image, `key.txt` the column `text`, `key.cls` the column `cls`.
+
+    `key.COLUMN.txt` is a further column, and `key.json` holds any number of them.
+    """
 
     def __init__(self, shards: Sequence[Path], name: str):
         self.name, self._shards = name, list(shards)
@@ -40,6 +43,11 @@ class Tars:
     def units(self) -> Sequence[str]:
         """A shard each."""
         return self._units
+
+    @property
+    def digest(self) -> str:
+        """Of the shards' names, sizes and ends."""
+        return digest_of_ends(self._shards)
 
     def read(self, unit: int) -> Iterator[Example]:
         """The examples in the order of the shard, one in memory at a time; the last of a shard cut off says so."""
@@ -126,7 +134,7 @@ def _example(file: BinaryIO, group: _Group, unit: str) -> Example:
         except (ValueError, TypeError, RecursionError) as error:
             return broken(key, f"its json is no object of JSON: {error}")
     for suffix, place in group.files.items():
-        if suffix.rpartition(".")[2] == "txt":  # key.txt, or key.COLUMN.txt
+        if suffix == "cls" or suffix.rpartition(".")[2] == "txt":  # key.cls, key.txt or key.COLUMN.txt
             columns[suffix.removesuffix("txt").rstrip(".") or "text"] = _bytes(file, place).decode("utf-8", "replace")
     return Example(key, _bytes(file, group.files[image]), columns)
 

@@ -15,6 +15,7 @@ PIPELINE = "model_index.json"
 ADAPTER = "pytorch_lora_weights.safetensors"
 FORMAT = 1
 _UNET = "unet"
+_TYPES = {"base": str, "name": str, "digest": str, "frozen": str, "resolution": int}
 _SHOWN = 8  # characters of a digest in a model's name
 
 
@@ -56,6 +57,7 @@ def entry(name: str, get: Callable[[str], ModelSpec]) -> ModelSpec:
         base,
         name=trained.title,
         title=f"{trained.name}, trained here",
+        autoencoder=frozen.autoencoder,
         recipe=trained.recipe,
         resolution=trained.resolution,
         weights=frozen.weights and Pretrained(frozen.weights.pipeline),
@@ -75,7 +77,11 @@ def read(path: Path) -> Trained:
         found = json.loads((path / CARD).read_text(encoding="utf-8"))
         if (version := found.pop("format")) != FORMAT:
             raise KoalaError(f"{path / CARD} has format {version}; this version reads {FORMAT}")
-        values = {name: found.pop(name) for name in ("base", "name", "digest", "frozen", "recipe", "resolution")}
+        values = {name: found.pop(name) for name in (*_TYPES, "recipe")}
+        if wrong := [name for name, kind in _TYPES.items() if not isinstance(values[name], kind)]:
+            raise TypeError(f"{', '.join(wrong)} of another type")
+        if any("/" in values[name] for name in ("base", "frozen")):  # which might be this folder again
+            raise ValueError("it is built like a folder, and not like an entry of the zoo")
         recipe: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["recipe"].items()}
         values["recipe"] = Recipe(**recipe)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
