@@ -249,6 +249,7 @@ def small_memory():
     try:
         CGROUP.mkdir()
         (CGROUP / "memory.limit_in_bytes").write_text(str(1200 * 2**20))
+        (CGROUP / "memory.swappiness").write_text("0")  # or it would be swapped out where there is room
     except OSError:
         pytest.skip("no writable memory control group here")
     yield CGROUP / "cgroup.procs"

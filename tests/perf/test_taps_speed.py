@@ -4,7 +4,7 @@ The loss on what is collected is no part of it. A control compares steps without
 """
 
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 
 import pytest
 import torch
@@ -16,8 +16,8 @@ from koala.models.anatomy import stages
 from koala.models.cost import unet_inputs
 from koala.models.load import load
 
-MODEL, SIDE, BATCH = "tiny-koala-1b", 32, 4  # of the latents
-PAIRS = 60
+MODEL, SIDE, BATCH = "tiny-koala-1b", 32, 2  # of the latents
+PAIRS = 150
 GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
 
 
@@ -32,6 +32,8 @@ class Steps:
         self.inputs = unet_inputs(spec, SIDE * spec.downscale, BATCH, torch.float32, torch.device(device))
         self.names = [path for stage in stages(spec.unet) for path in stage.modules("SA")]
         self.seen = 0
+        # on a CPU that of one thread, which is not charged for what else the machine does
+        self._clock = process_time if device == "cpu" else perf_counter
 
     def plain(self) -> float:
         return self._timed(lambda: self.unet(**self.inputs).sample)
@@ -50,12 +52,12 @@ class Steps:
 
     def _timed(self, forward) -> float:
         self._wait()
-        start = perf_counter()
+        start = self._clock()
         self.optimizer.zero_grad()
         forward().square().mean().backward()
         self.optimizer.step()
         self._wait()
-        return perf_counter() - start
+        return self._clock() - start
 
     def _wait(self) -> None:
         if self.inputs["sample"].is_cuda:
@@ -90,11 +92,16 @@ def against_plain(seconds: dict[str, list[float]], kind: str) -> tuple[float, In
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("device", ["cpu", GPU])
 def test_collecting_the_features_of_a_step_costs_at_most_three_percent(benchmark, device, capsys):
-    steps = Steps(device)
-    seconds = interleaved(benchmark, steps)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # on a CPU, waiting for other threads is most of the noise
+    try:
+        steps = Steps(device)
+        seconds = interleaved(benchmark, steps)
+    finally:
+        torch.set_num_threads(threads)
     assert steps.seen == (PAIRS + 1) * len(steps.names)
     ratios = {kind: against_plain(seconds, kind) for kind in ("control", "collecting")}
-    benchmark.extra_info |= {**seconds, "threads": torch.get_num_threads(), "features": len(steps.names)}
+    benchmark.extra_info |= {**seconds, "threads": 1, "features": len(steps.names)}
     with capsys.disabled():
         plain_s = median(seconds["plain"])
         print(f"\n{MODEL} on {device}: {len(steps.names)} features, {plain_s:.4g} s a step, {PAIRS} pairs")
