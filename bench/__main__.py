@@ -7,6 +7,12 @@ from koala.harness.cli import Command, main
 COMMANDS = {
     "sweep": Command("bench.commands.sweep", "measure models and print one table (starting again goes on)"),
     "table": Command("bench.commands.table", "print measured rows as a table"),
+    "compare": Command("bench.commands.compare", "two measurements side by side: faster, slower or no difference"),
+    "breakdown": Command(
+        "bench.commands.breakdown", "where the time of a denoising step goes, by stage and layer kind"
+    ),
+    "roofline": Command("bench.commands.roofline", "measured cases against what the device could do at most"),
+    "check": Command("bench.commands.check", "examine this machine before a sweep, and say what to change"),
     "publish": Command("bench.commands.publish", "copy finished rows and tables to results/"),
 }
 EXAMPLES = (
@@ -14,6 +20,8 @@ EXAMPLES = (
     "python -m bench sweep paper --models koala-700m --profiles eager,compiled,diffusers-eager",
     "python -m bench sweep cpu --dry-run",
     "python -m bench table results/*/rows.jsonl --format csv",
+    "python -m bench compare before.jsonl after.jsonl --fail-over 5%",
+    "python -m bench breakdown koala-700m",
 )
 
 if __name__ == "__main__":

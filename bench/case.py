@@ -1,12 +1,14 @@
 """What one measurement is, and when two measurements are the same one."""
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from bench import blackbox
+from bench.blackbox import BlackBox
 from bench.profiles import DIFFUSERS
 from bench.profiles import get as get_profile
 from koala.errors import KoalaError, UnknownName
@@ -16,7 +18,7 @@ from koala.sampling.profiles import EAGER
 
 TARGETS = ("unet", "pipeline")
 DTYPES = {"fp32": 4, "bf16": 2, "fp16": 2}  # bytes of a value
-MEASUREMENT = 1  # raised when what is timed changes, so that old rows are measured again
+MEASUREMENT = 2  # raised when what is timed changes, so that old rows are measured again
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Case:
     """One cell of a sweep. `unet` is one denoising step, guided where the recipe is; `pipeline` is prompt to image.
 
     A model that was trained here is the one in the folder `weights`, and its name tells its weights from others.
+    `pipeline` is the folder or id of a diffusers pipeline that is no model of the zoo and is timed as a black box.
     """
 
     model: str
@@ -35,26 +38,51 @@ class Case:
     device: str
     weights: str = "random"
     profile: str = EAGER.name
+    pipeline: str | None = None
+    vram_bytes: int | None = None  # memory of the smaller card that this one stands for; None: it stands for itself
 
     def __post_init__(self) -> None:
-        spec = self.spec
-        if spec.folder and spec.name != self.model:
-            raise KoalaError(f"{self.weights} holds {spec.name} now, not {self.model}")
         if self.target not in TARGETS:
             raise UnknownName("target", self.target, TARGETS)
         if self.dtype not in DTYPES:
             raise UnknownName("dtype", self.dtype, DTYPES)
-        spec.check_side(self.resolution)
+        self._check_subject()
         if self.batch_size < 1:
             raise KoalaError(f"batch_size must be at least 1, not {self.batch_size}")
-        if self.steps is not None:
-            replace(spec.recipe, steps=self.steps)  # a recipe refuses steps that it cannot take
+        if self.steps is not None and self.steps < 1:
+            raise KoalaError(f"steps must be at least 1, not {self.steps}")
+        if self.vram_bytes is not None and self.vram_bytes < 1:
+            raise KoalaError(f"a card has at least 1 byte of memory, not {self.vram_bytes}")
         if not _goes_with(get_profile(self.profile).name, self.target):
             raise KoalaError(f"{self.profile} goes from prompt to image; it has no target {self.target}")
 
+    def _check_subject(self) -> None:
+        """Raise a `KoalaError` unless what the case names is there and can draw what is asked."""
+        if self.pipeline is not None:
+            box = self.box
+            if box.name != self.model:
+                raise KoalaError(f"{self.pipeline} holds {box.name} now, not {self.model}")
+            if self.target != "pipeline" or self.profile != DIFFUSERS.name:
+                raise KoalaError(f"{self.pipeline} is timed as it comes: target pipeline, profile {DIFFUSERS.name}")
+            box.check_side(self.resolution)
+            return
+        spec = self.spec
+        if spec.folder and spec.name != self.model:
+            raise KoalaError(f"{self.weights} holds {spec.name} now, not {self.model}")
+        spec.check_side(self.resolution)
+        if self.steps is not None:
+            replace(spec.recipe, steps=self.steps)  # a recipe refuses steps that it cannot take
+
+    @property
+    def box(self) -> BlackBox:
+        """The pipeline of a case that has one."""
+        assert self.pipeline is not None
+        return blackbox.describe(self.pipeline)
+
     @property
     def spec(self) -> ModelSpec:
-        """The model: an entry of the zoo, or one that was trained here."""
+        """The model: an entry of the zoo, or one that was trained here; a case with a `pipeline` has none."""
+        assert self.pipeline is None, self.pipeline
         trained = not zoo.known(self.model) and Path(self.weights).is_dir()
         return zoo.get(self.weights if trained else self.model)
 
@@ -63,36 +91,67 @@ class Case:
         """A short name for progress lines: "sdxl unet 256px fp32"."""
         batch = f" x{self.batch_size}" if self.batch_size > 1 else ""
         steps = f" {self.steps} steps" if self.steps else ""
-        profile = f" {self.profile}" if self.profile != EAGER.name else ""
-        return f"{self.model} {self.target} {self.resolution}px{batch} {self.dtype}{steps}{profile}"
+        profile = f" {self.profile}" if self.profile != EAGER.name and not self.pipeline else ""
+        card = f" in {self.vram_bytes / 2**30:.4g} GiB" if self.vram_bytes else ""
+        return f"{self.model} {self.target} {self.resolution}px{batch} {self.dtype}{steps}{profile}{card}"
 
 
-def grid(
-    models: Iterable[str],
-    targets: Iterable[str],
-    resolutions: Iterable[int],
-    batch_sizes: Iterable[int],
-    dtypes: Iterable[str],
-    steps: Iterable[int],
-    device: str,
-    profiles: Iterable[str] = (EAGER.name,),
-) -> list[Case]:
-    """Every combination once, profiles innermost, so that they are measured one right after the other.
+@dataclass(frozen=True)
+class Axes:
+    """What to combine. No `resolutions` or `steps` means the model's or pipeline's own."""
 
-    No `resolutions` or `steps` means the model's own; a model with fixed timesteps always takes its own steps. A
-    profile that a target does not have is left out there.
+    models: tuple[str, ...]
+    targets: tuple[str, ...]
+    resolutions: tuple[int, ...]
+    batch_sizes: tuple[int, ...]
+    dtypes: tuple[str, ...]
+    steps: tuple[int, ...]
+    device: str
+    profiles: tuple[str, ...] = (EAGER.name,)
+    vram: tuple[int | None, ...] = (None,)
+    pipelines: tuple[str, ...] = ()
+
+
+def grid(axes: Axes) -> list[Case]:
+    """Every combination once, caps and profiles innermost, so that they are measured one right after the other.
+
+    A model with fixed timesteps always takes its own steps. A profile that a target does not have is left out there.
     """
-    cases: dict[Case, None] = {}
-    resolutions, steps, chosen = tuple(resolutions), tuple(steps), _canonical(profiles)
-    for target, model, dtype, batch_size in product(targets, models, dtypes, batch_sizes):
+    return list(dict.fromkeys([*_boxes(axes), *_models(axes)]))
+
+
+def _models(axes: Axes) -> Iterator[Case]:
+    chosen = _canonical(axes.profiles)
+    for target, model, dtype, batch_size in product(axes.targets, axes.models, axes.dtypes, axes.batch_sizes):
         spec = zoo.get(model)
-        counts = _step_counts(spec, steps) if target == "pipeline" else (None,)
-        for resolution, count, profile in product(resolutions or (spec.resolution,), counts, chosen):
+        counts = _step_counts(spec, axes.steps) if target == "pipeline" else (None,)
+        sides = axes.resolutions or (spec.resolution,)
+        for side, count, profile, vram in product(sides, counts, chosen, axes.vram):
             if _goes_with(profile, target):
                 weights = spec.folder or "random"
-                case = Case(spec.name, target, resolution, batch_size, dtype, count, device, weights, profile)
-                cases[case] = None
-    return list(cases)
+                yield Case(
+                    spec.name, target, side, batch_size, dtype, count, axes.device, weights, profile, vram_bytes=vram
+                )
+
+
+def _boxes(axes: Axes) -> Iterator[Case]:
+    for name, dtype, batch_size in product(axes.pipelines, axes.dtypes, axes.batch_sizes):
+        box = blackbox.describe(name)
+        sides = axes.resolutions or (box.resolution,)
+        for side, count, vram in product(sides, axes.steps or (None,), axes.vram):
+            yield Case(
+                model=box.name,
+                target="pipeline",
+                resolution=side,
+                batch_size=batch_size,
+                dtype=dtype,
+                steps=count,
+                device=axes.device,
+                weights=box.weights,
+                profile=DIFFUSERS.name,
+                pipeline=name,
+                vram_bytes=vram,
+            )
 
 
 def keeps_its_steps(spec: ModelSpec) -> bool:
@@ -113,21 +172,26 @@ def _goes_with(profile: str, target: str) -> bool:
     return target == "pipeline" or profile != DIFFUSERS.name
 
 
+_LATER_FIELDS = {f.name: f.default for f in fields(Case) if f.default is not MISSING}  # that old rows may lack
+
+
 def resume_key(row: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
     """Rows with one key answer the same question: case, weights, device, driver, torch, diffusers, measurement.
 
     Of a profile that is another package's work, its version counts too. Neither the commit nor clocks are part of it,
-    and a device counts by its name, not by its number.
+    and a device counts by its name, not by its number. Of a case that is measured in several processes, each has its
+    own key.
     """
-    case = {**row["case"], "device": environment.get("device_kind")}
-    packages = get_profile(row["case"]["profile"]).packages
+    case = {**_LATER_FIELDS, **row["case"], "device": environment.get("device_kind")}
+    del case["pipeline"]  # where a pipeline lay; what it was, its name says
+    packages = get_profile(case["profile"]).packages
     machine = {
         name: environment.get(name)
         for name in ("device_name", "omp_num_threads", "driver", "torch", "diffusers", *packages)
     }
-    return json.dumps([case, machine, row.get("measurement")], sort_keys=True)
+    return json.dumps([case, machine, row.get("measurement"), row.get("process", 0)], sort_keys=True)
 
 
-def case_key(case: Case, environment: Mapping[str, Any]) -> str:
+def case_key(case: Case, environment: Mapping[str, Any], process: int = 0) -> str:
     """The `resume_key` that a row of `case` measured in `environment` would have."""
-    return resume_key({"case": asdict(case), "measurement": MEASUREMENT}, environment)
+    return resume_key({"case": asdict(case), "measurement": MEASUREMENT, "process": process}, environment)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 from bench.case import DTYPES, Case
 from bench.isolate import ForkServer, Message, Outcome
-from bench.measure import QUICK_CALL_S, Rule
+from bench.rule import QUICK_CALL_S, Rule
 from koala.errors import KoalaError
 
 _LOAD_BYTES_PER_S = 1.0e9  # first touch of fresh memory on a virtual machine
@@ -31,20 +31,22 @@ def fast_dtype(server: ForkServer, device: str) -> str:
 
 def probe_rates(server: ForkServer, device: str, dtypes: Sequence[str]) -> dict[str, float]:
     """Probed FLOP/s of matrix products on `device`, by dtype."""
-    return _result(server.call("bench.worker:probe", device, list(dtypes)))["rates"]
+    return _result(server.call("bench.survey:probe", device, list(dtypes)))["rates"]
 
 
-def count_costs(server: ForkServer, cases: Sequence[Case]) -> dict[Case, Message]:
-    """The counted cost of each case's denoising step, and how many timesteps a run has."""
-    counted = _result(server.call("bench.worker:survey", [asdict(case) for case in cases]))["costs"]
+def count_costs(server: ForkServer, cases: Sequence[Case]) -> dict[Case, Message | None]:
+    """What each case costs as `bench.survey:survey` counts it; null for a pipeline that is a black box."""
+    counted = _result(server.call("bench.survey:survey", [asdict(case) for case in cases]))["costs"]
     return dict(zip(cases, counted, strict=True))
 
 
-def estimate(case: Case, cost: Message, rate: float, rule: Rule) -> Estimate:
-    """What `case` should take at `rate` FLOP/s."""
+def estimate(case: Case, cost: Message | None, rate: float, rule: Rule) -> Estimate | None:
+    """What `case` should take at `rate` FLOP/s; null where its cost is not known."""
+    if cost is None:
+        return None
     weights = cost["params"] * DTYPES[case.dtype]
     memory = weights + cost["activation_bytes"] + (_LIBRARY_BYTES if case.device == "cpu" else 0)
-    call_s = cost["flops"] / rate * cost["timesteps"]
+    call_s = cost["call_flops"] / rate
     samples = rule.minimum(call_s)
     if call_s < QUICK_CALL_S or samples * call_s < rule.budget_s:
         samples = max(samples, min(rule.most, round(rule.budget_s / call_s)))
@@ -52,12 +54,19 @@ def estimate(case: Case, cost: Message, rate: float, rule: Rule) -> Estimate:
 
 
 def fits(case: Case, free_bytes: int) -> bool:
-    """Whether the weights of the U-Net, a tenth more for activations, and the libraries fit into `free_bytes`."""
+    """Whether the weights of the U-Net, a tenth more for activations, and the libraries fit into `free_bytes`.
+
+    A pipeline that is a black box is always tried.
+    """
+    if case.pipeline is not None:
+        return True
     params = case.spec.unet_params or 0
     return params * DTYPES[case.dtype] * 1.1 + _LIBRARY_BYTES <= free_bytes
 
 
-def estimates(server: ForkServer, cases: Sequence[Case], costs: Mapping[Case, Message], rule: Rule) -> list[Estimate]:
+def estimates(
+    server: ForkServer, cases: Sequence[Case], costs: Mapping[Case, Message | None], rule: Rule
+) -> list[Estimate | None]:
     """One estimate per case, from rates probed on its device."""
     rates = {
         device: probe_rates(server, device, sorted({c.dtype for c in cases if c.device == device}))

@@ -1,57 +1,40 @@
 """Warm up, repeat until the stopping rule, keep every sample."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from bench.instruments.clock import Clock, Seconds
-from koala.harness.stats import relative_reach
+from bench.instruments.phases import CALL, NETWORK, STEP, Phases, Span
+from bench.rule import MOST_WARMUP, Rule, still_warming
 
-QUICK_CALL_S = 2.0  # below this a call is repeated at least six times, so that the median has a 95% interval
-TARGET_REACH = 0.02
+# The parts of a call as a row names them, and the spans whose seconds add up to each.
+STAGES = {"encode": "encode", "denoise": STEP, "decode": "decode", "rest": "rest"}
+OF_STEPS = {"unet": NETWORK, "scheduler": "scheduler"}
 
 
 @runtime_checkable
 class Workload(Protocol):
-    """Something to time: `prepare()` is not timed, `run()` is.
+    """Something to time: `prepare()` is not timed, `run()` is; `phases` has the parts of the last run."""
 
-    `step_seconds()` and `stage_seconds()` split the last run into its steps and into its named stages.
-    """
+    @property
+    def phases(self) -> Phases: ...
 
     def prepare(self) -> None: ...
 
     def run(self) -> object: ...
 
-    def step_seconds(self, clock: Clock) -> list[float]: ...
 
-    def stage_seconds(self, clock: Clock) -> dict[str, float]: ...
+@runtime_checkable
+class Listener(Protocol):
+    """Hears how the measuring of a case goes on."""
 
+    def warmed_up(self) -> None:
+        """The least number of warm-up calls is made; samples begin."""
+        ...
 
-@dataclass(frozen=True)
-class Rule:
-    """When to stop: after at least `repeats` samples, once the median is known within 2% or `budget_s` is spent.
-
-    `repeats=None` takes 6 samples of a call under 2 s and 3 of a longer one.
-    """
-
-    warmup: int = 1
-    repeats: int | None = None
-    budget_s: float = 20.0
-    most: int = 1000
-
-    def minimum(self, call_s: float) -> int:
-        """The least number of samples of a call that takes `call_s` seconds."""
-        return self.repeats or (6 if call_s < QUICK_CALL_S else 3)
-
-    def enough(self, samples: list[float]) -> bool:
-        """Whether these samples need no further one."""
-        if len(samples) >= self.most:
-            return True
-        if not samples or len(samples) < self.minimum(min(samples)):
-            return False
-        if sum(samples) >= self.budget_s:
-            return True
-        return relative_reach(samples) <= TARGET_REACH
+    def timed(self, stage: str, timing: dict) -> None:
+        """A call was timed: "warm-up", "sample", or "again" for a sample that makes warm-up of the ones before it."""
+        ...
 
 
 @dataclass
@@ -74,23 +57,52 @@ class Samples:
         """The wall time of each sample."""
         return self.seconds.get("total", [])
 
+    def still_warming(self, seconds: Seconds) -> bool:
+        """Whether a new timing shows that the only sample so far belongs to warming up."""
+        few = len(self.warmup) < MOST_WARMUP
+        return few and len(self.total) == 1 and still_warming(self.total[0], seconds["total"])
 
-def repeat(
-    workload: Workload,
-    clock: Clock,
-    rule: Rule,
-    on_sample: Callable[[str, dict], None] = lambda stage, timing: None,
-) -> Samples:
-    """Time `workload` until `rule` is content; `on_sample` hears of each timing as it is made."""
+    def begin_again(self) -> None:
+        """Count the samples so far as warm-up."""
+        self.warmup += self.total
+        self.seconds.clear()
+        self.steps.clear()
+
+
+def repeat(workload: Workload, clock: Clock, rule: Rule, listener: Listener | None = None) -> Samples:
+    """Time `workload` until `rule` is content.
+
+    A first sample that the next call undercuts by more than a tenth was still warming up, and counts as that.
+    """
     samples = Samples()
     for _ in range(rule.warmup):
-        workload.prepare()
-        samples.warmup.append(clock.time(workload.run)["total"])
-        on_sample("warm-up", {"total": samples.warmup[-1]})
+        samples.warmup.append(_timed(workload, clock)["total"])
+        if listener:
+            listener.timed("warm-up", {"total": samples.warmup[-1]})
+    if listener:
+        listener.warmed_up()
     while not rule.enough(samples.total):
-        workload.prepare()
-        seconds = clock.time(workload.run)
-        seconds, steps = seconds | workload.stage_seconds(clock), workload.step_seconds(clock)
+        seconds = _timed(workload, clock)
+        spans = workload.phases.spans()
+        seconds |= part_seconds(spans)
+        steps = [span.seconds for span in spans if span.name == STEP and "denoise" in seconds]
+        again = samples.still_warming(seconds)
+        if again:
+            samples.begin_again()
         samples.add(seconds, steps)
-        on_sample("sample", {**seconds, "step": steps})
+        if listener:
+            listener.timed("again" if again else "sample", {**seconds, "step": steps})
     return samples
+
+
+def part_seconds(spans: list[Span]) -> Seconds:
+    """Seconds of each part of one call; a call that is one step has only the parts of that."""
+    present = {span.name for span in spans}
+    parts = (STAGES | OF_STEPS) if CALL in present else OF_STEPS
+    return {name: sum(span.seconds for span in spans if span.name == of) for name, of in parts.items() if of in present}
+
+
+def _timed(workload: Workload, clock: Clock) -> Seconds:
+    workload.prepare()
+    workload.phases.clear()
+    return clock.time(workload.run)

@@ -7,8 +7,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from bench.case import Case
 from bench.isolate import Message
+from bench.sweep import Job
+from bench.trust import unstable_because
 from koala.harness.records import Row
 
 
@@ -39,12 +40,13 @@ class SweepProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def begin(self, case: Case) -> None:
-        self._label, self._sampled, self._case_start = case.label, 0, time.monotonic()
+    def begin(self, job: Job) -> None:
+        again = f", process {job.process + 1}" if job.process else ""
+        self._label, self._sampled, self._case_start = job.case.label + again, 0, time.monotonic()
         self._show("starting")
 
     def message(self, message: Message) -> None:
-        self._sampled += message["stage"] == "sample"
+        self._sampled = 1 if message["stage"] == "again" else self._sampled + (message["stage"] == "sample")
         self._show(f"sample {self._sampled}" if self._sampled else message["stage"])
 
     def end(self, row: Row) -> None:
@@ -52,6 +54,8 @@ class SweepProgress:
         self._finished_s = time.monotonic() - self._start
         count = f"[{self.done}/{len(self._expected)}]"
         self.console.print(escape(f"{count} {self._label}: {outcome_text(row)}"))
+        if doubt := unstable_because(row):
+            self.console.print(escape(f"  {doubt}"))
         self._bar.update(self._task, completed=self.done)
 
     def _show(self, stage: str) -> None:

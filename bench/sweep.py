@@ -4,17 +4,17 @@ It imports no torch: a GPU context or an out-of-memory kill belongs to one case 
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from bench.case import MEASUREMENT, Case, case_key, resume_key
+from bench.instruments.watch import Watch, watch_for
 from bench.isolate import ForkServer, Message, Outcome
-from bench.measure import Rule
+from bench.rule import Rule
 from koala.harness import environment, records
-from koala.harness.nvml import Nvml
 from koala.harness.records import Records, Row, Store
 
 MEASURE = "bench.worker:measure_case"
@@ -22,16 +22,31 @@ DEFAULT_STORE = Path("runs/bench/rows.jsonl")
 FINISHED = ("ok", "oom", "unsupported")  # answers; "failed" and "timeout" are none
 SETTLED = ("ok", "oom")  # not asked again; what a profile misses, a package or a compiler, may be there now
 
+Peaks = Callable[[Case], Message | None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fresh process of a case: `process` counts those of one case from 0."""
+
+    case: Case
+    process: int = 0
+
 
 @runtime_checkable
 class Observer(Protocol):
     """Hears how a sweep goes on."""
 
-    def begin(self, case: Case) -> None: ...
+    def begin(self, job: Job) -> None: ...
 
     def message(self, message: Message) -> None: ...
 
     def end(self, row: Row) -> None: ...
+
+
+def jobs_of(cases: Sequence[Case], processes: int) -> list[Job]:
+    """Each case once, then each once more: what drifts in a machine then lies between the processes of every case."""
+    return [Job(case, process) for process in range(processes) for case in cases]
 
 
 def row_key(row: Row, known: Records) -> str:
@@ -39,83 +54,144 @@ def row_key(row: Row, known: Records) -> str:
     return resume_key(row, known.environment(row))
 
 
-def finished_rows(known: Records, cases: Sequence[Case], here: Row) -> dict[Case, Row]:
-    """The row of each case that needs no further measuring in the environment `here`."""
+def finished_rows(known: Records, jobs: Sequence[Job], here: Row) -> dict[Job, Row]:
+    """The row of each job that needs no further measuring in the environment `here`."""
     latest = known.of_kind("bench").latest(lambda row: row_key(row, known))
-    rows = {case: latest.get(case_key(case, here)) for case in cases}
-    return {case: row for case, row in rows.items() if row is not None and row["status"] in SETTLED}
+    rows = {job: latest.get(case_key(job.case, here, job.process)) for job in jobs}
+    return {job: row for job, row in rows.items() if row is not None and row["status"] in SETTLED}
 
 
-def run(
-    cases: Sequence[Case],
-    rule: Rule,
-    timeout_s: float,
-    path: Path,
-    server: ForkServer,
-    observer: Observer,
-    costs: dict[Case, Message] | None = None,
-    measure: str = MEASURE,
-) -> list[Row]:
-    """Measure `cases` one after the other and append a row of each to `path`; the rows in order."""
+@dataclass(frozen=True)
+class Plan:
+    """How the jobs of a sweep are measured; `costs` were counted beforehand, `peaks` are the device's limits."""
+
+    rule: Rule
+    timeout_s: float
+    costs: dict[Case, Message | None] = field(default_factory=dict)
+    peaks: Peaks = lambda case: None
+    measure: str = MEASURE
+
+
+def run(jobs: Sequence[Job], plan: Plan, path: Path, server: ForkServer, observer: Observer) -> list[Row]:
+    """Measure `jobs` one after the other and append a row of each to `path`; the rows in order."""
     rows = []
     with Store(path) as store:
         written = records.read([path]).environments
-        for case in cases:
-            here = environment.collect(case.device)
+        for job in jobs:
+            here = environment.collect(job.case.device)
             if here["id"] not in written:
                 store.append(here)
                 written[here["id"]] = here
-            observer.begin(case)
-            row = _measured_row(case, rule, timeout_s, server, observer, measure)
-            row |= {"environment": here["id"], "flops": _flops(case, (costs or {}).get(case))}
+            observer.begin(job)
+            row = _measured_row(job, plan, server, observer)
+            row |= {"environment": here["id"], **_counted(job.case, plan, row)}
             store.append(row)
             rows.append(row)
             observer.end(row)
     return rows
 
 
-def _measured_row(
-    case: Case, rule: Rule, timeout_s: float, server: ForkServer, observer: Observer, measure: str
-) -> Row:
+def _measured_row(job: Job, plan: Plan, server: ForkServer, observer: Observer) -> Row:
     started, start = datetime.now(UTC), time.monotonic()
-    device = _DeviceMemory(case.device)
-    heard: dict[str, list] = {"warm-up": [], "sample": []}
-
-    def hear(message: Message) -> None:
-        if "timing" in message:
-            heard[message["stage"]].append(message["timing"])
-        observer.message(message)
-
+    watch = watch_for(job.case.device)
+    ear = _Ear(watch, observer)
     outcome = server.call(
-        measure,
-        asdict(case),
-        asdict(rule),
-        timeout_s=timeout_s,
-        on_message=hear,
-        watch=device.look if device.present else None,
+        plan.measure,
+        asdict(job.case),
+        asdict(plan.rule),
+        timeout_s=plan.timeout_s,
+        on_message=ear.hear,
+        watch=watch.look if watch.period_s else None,
+        watch_every_s=watch.period_s or 1.0,
     )
+    ear.close()
     row = {
         "schema": records.SCHEMA,
         "kind": "bench",
         "measurement": MEASUREMENT,
-        "case": asdict(case),
-        "rule": asdict(rule),
+        "case": asdict(job.case),
+        "process": job.process,
+        "rule": asdict(plan.rule),
         "started_at": started.isoformat(timespec="seconds"),
         "wall_s": time.monotonic() - start,
-        "energy_j": None,
-        **_as_far_as_it_got(heard["warm-up"], heard["sample"]),
+        **ear.as_far_as_it_got(),
         **_verdict(outcome),
+        "conditions": watch.conditions(),
+        **_energy(watch, ear.calls_in_window * job.case.batch_size),
     }
-    return row | {"memory_bytes": row.get("memory_bytes", {}) | device.seen()}
+    return row | {"memory_bytes": row.get("memory_bytes", {}) | watch.memory()}
 
 
-def _as_far_as_it_got(warmup: list[Message], timings: list[Message]) -> Message:
-    """The samples of a case that did not come to its end, as a row holds them."""
-    if not (warmup or timings):
-        return {}
-    names = [name for name in (timings[0] if timings else {}) if any(t[name] for t in timings)]
-    samples = {name: [timing[name] for timing in timings] for name in names}
-    return {"samples_s": samples, "warmup_s": [timing["total"] for timing in warmup]}
+def _energy(watch: Watch, images: int) -> Message:
+    """Joules per image over the sampling window and how they were found; null where the device does not say."""
+    energy = watch.energy() if images else None
+    if energy is None:
+        return {"energy_j": None, "energy_method": None}
+    return {"energy_j": energy["joules"] / images, "energy_method": energy["method"]}
+
+
+class _Ear:
+    """Hears a case's process: keeps its timings, and tells the watch when samples begin and end."""
+
+    def __init__(self, watch: Watch, observer: Observer):
+        self._watch, self._observer = watch, observer
+        self._warmup: list[float] = []
+        self._timings: list[Message] = []
+        self._sampling = False
+        self.calls_in_window = 0
+
+    def hear(self, message: Message) -> None:
+        """Take one message in."""
+        stage = message["stage"]
+        if "pid" in message:
+            self._watch.case_pid = message["pid"]
+        if stage == "sampling":
+            self._begin()
+        if stage == "sampled":
+            self.close()
+        if "timing" in message:
+            self._keep(stage, message["timing"])
+        self._observer.message(message)
+
+    def close(self) -> None:
+        """End the window of samples, if it is open."""
+        if self._sampling:
+            self._watch.end_sampling()
+        self._sampling = False
+
+    def as_far_as_it_got(self) -> Message:
+        """The samples of a case that did not come to its end, as a row holds them."""
+        if not (self._warmup or self._timings):
+            return {}
+        names = [name for name in (self._timings[0] if self._timings else {}) if any(t[name] for t in self._timings)]
+        return {"samples_s": {name: [t[name] for t in self._timings] for name in names}, "warmup_s": self._warmup}
+
+    def _begin(self) -> None:
+        self._watch.begin_sampling()
+        self._sampling, self.calls_in_window = True, 0
+
+    def _keep(self, stage: str, timing: Message) -> None:
+        if stage == "warm-up":
+            self._warmup.append(timing["total"])
+            return
+        if stage == "again":  # what was sampled so far was warm-up, and the window begins with the next call
+            self._warmup += [t["total"] for t in self._timings]
+            self._timings.clear()
+            self._begin()
+        else:
+            self.calls_in_window += 1
+        self._timings.append(timing)
+
+
+def earlier_peaks(known: Records, here: Row) -> dict[str, Message]:
+    """What earlier rows of this device and number of threads found it could do at most, by dtype."""
+    same = ("device_name", "omp_num_threads")
+    found = {}
+    for row in known.of_kind("bench").rows:
+        there = known.environment(row)
+        if row.get("peak") and all(there.get(name) == here.get(name) for name in same):
+            found[row["case"]["dtype"]] = row["peak"]
+    return found
 
 
 def _verdict(outcome: Outcome) -> Message:
@@ -124,33 +200,16 @@ def _verdict(outcome: Outcome) -> Message:
         return outcome.result
     if outcome.timed_out:
         return {"status": "timeout", "reason": outcome.reason, "detail": outcome.errors or None}
-    status = "oom" if outcome.killed_for_memory else "failed"
+    starved = outcome.killed_for_memory or outcome.reason.startswith("MemoryError")
+    status = "oom" if starved else "failed"
     return {"status": status, "reason": outcome.reason, "detail": outcome.errors or None}
 
 
-def _flops(case: Case, cost: Message | None) -> int | None:
-    """Operations of one `unet` step; those of a whole pipeline are not counted yet."""
-    return cost["flops"] if cost and case.target == "unet" else None
-
-
-class _DeviceMemory:
-    """Bytes in use on the whole GPU, before a case and at most during it, as the driver reports them."""
-
-    def __init__(self, device: str, nvml: Any = None):
-        self.present = device.startswith("cuda")
-        self._index = int(device.partition(":")[2] or 0)
-        self._nvml = nvml or (Nvml() if self.present else None)
-        self._baseline = self._peak = self._used()
-
-    def _used(self) -> int | None:
-        return self._nvml.used_bytes(self._index) if self._nvml else None
-
-    def look(self) -> None:
-        """Take one reading."""
-        used = self._used()
-        if used is not None:
-            self._peak = max(used, self._peak or 0)
-
-    def seen(self) -> dict[str, int | None]:
-        """`device_baseline` and `device_peak`; nothing where there is no GPU."""
-        return {"device_baseline": self._baseline, "device_peak": self._peak} if self.present else {}
+def _counted(case: Case, plan: Plan, row: Row) -> Message:
+    """Operations of one timed call, the bytes that a step moves, and what the device could do at most."""
+    cost = plan.costs.get(case)
+    peak = plan.peaks(case) if row["status"] == "ok" else None
+    if cost is None:
+        return {"flops": row.get("flops"), "moved_bytes": None, "peak": peak}
+    moved = cost["moved_bytes"] if case.target == "unet" else None
+    return {"flops": cost["call_flops"], "moved_bytes": moved, "peak": peak}

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass, field, replace
 
-from bench.measure import Rule
+from bench.case import Axes
 from bench.profiles import DIFFUSERS
+from bench.rule import Rule
 from koala.errors import UnknownName
 from koala.sampling.profiles import EAGER, PROFILES
 
 AUTO_DTYPE = "auto"  # the dtype that a probe finds fastest on a CPU; fp16 on a GPU
+GIB = 2**30
 _FULL_SIZE = ("koala-700m", "koala-1b", "sdxl")  # small ones first: a newcomer sees a row soon
 _FIGURE = (  # the bars of KOALA's Fig. 7 and the table of its card, the most wanted first: a sweep may be cut short
     *("koala-lightning-700m", "koala-turbo-700m", "sdxl", "koala-lightning-1b", "koala-turbo-1b"),
@@ -29,9 +31,27 @@ class Sweep:
     dtypes: tuple[str, ...] = (AUTO_DTYPE,)
     steps: tuple[int, ...] = ()
     profiles: tuple[str, ...] = (EAGER.name,)
+    vram: tuple[int | None, ...] = (None,)  # bytes of smaller cards to stand for; None: the device as it is
+    pipelines: tuple[str, ...] = ()  # folders or ids of diffusers pipelines, timed as black boxes
+    processes: int = 1  # fresh processes that measure each case
     rule: Rule = field(default_factory=Rule)
     timeout_s: float = 1800.0
     only_what_fits: bool = False  # leave out models that the free memory of this machine cannot hold
+
+    def axes(self, dtypes: tuple[str, ...]) -> Axes:
+        """What the sweep combines, in these dtypes."""
+        return Axes(
+            self.models,
+            self.targets,
+            self.resolutions,
+            self.batch_sizes,
+            dtypes,
+            self.steps,
+            self.device,
+            self.profiles,
+            self.vram,
+            self.pipelines,
+        )
 
 
 _CPU_AUTO = Sweep(
@@ -82,6 +102,27 @@ SWEEPS = {
         resolutions=(),
         profiles=(EAGER.name, DIFFUSERS.name, *(name for name in PROFILES if name != EAGER.name), "tiny-vae+compiled"),
         rule=Rule(warmup=2, repeats=6, budget_s=10.0),
+    ),
+    "cards": replace(
+        _GPU_AUTO,
+        name="cards",
+        summary="KOALA's figure on smaller cards: images under a cap of 8, 11 and 24 GiB beside the card as it is",
+        models=_FIGURE[:9],
+        targets=("pipeline",),
+        resolutions=(),
+        profiles=(EAGER.name, DIFFUSERS.name, "low-vram"),
+        vram=(None, 8 * GIB, 11 * GIB, 24 * GIB),
+        rule=Rule(warmup=1, repeats=3, budget_s=0.0),
+    ),
+    "batches": replace(
+        _GPU_AUTO,
+        name="batches",
+        summary="images per second of KOALA-700M and SDXL at 1, 2, 4 and 8 images a call",
+        models=("koala-700m", "sdxl"),
+        targets=("pipeline",),
+        resolutions=(),
+        batch_sizes=(1, 2, 4, 8),
+        rule=Rule(warmup=2, repeats=3, budget_s=10.0),
     ),
     "resolutions": replace(
         _GPU_AUTO,

@@ -1,70 +1,145 @@
 """What a fresh process does: one case in, what was measured out. Errors leave through stderr and the exit code."""
 
+import os
 import time
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 from bench.case import Case
-from bench.instruments.clock import clock_for
+from bench.instruments.clock import clock_for, current_device
+from bench.instruments.phases import Phases
+from bench.instruments.vram import Cap, ContextBytes, cap_for
 from bench.isolate import Message, Send
-from bench.measure import Rule, Samples, repeat
+from bench.measure import Samples, Workload, repeat
+from bench.pipelines import PipelineCall, import_classes, load_pipeline
 from bench.profiles import get as get_profile
-from bench.workloads import build_workload
+from bench.rule import Rule
+from bench.survey import unet_calls
+from bench.workloads import box_call, build_workload
 from koala.errors import KoalaError
 from koala.harness.memory import MemoryMeter, meter_for
-from koala.models.cost import unet_cost
-from koala.models.load import DTYPES
+from koala.harness.nvml import Nvml
 from koala.models.networks import count_params
 from koala.models.spec import ModelSpec
-from koala.sampling.schedules import build_scheduler, set_timesteps, with_steps
 
 # What torch, its CPU allocator and CUDA's libraries say when memory is the reason.
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 
 
+@dataclass(frozen=True)
+class Session:
+    """The process of one case: its device, what measures there, and what limits it."""
+
+    send: Send
+    case: Case
+    device: torch.device
+    meter: MemoryMeter
+    context: ContextBytes | None
+    cap: Cap | None
+
+    def warmed_up(self) -> None:
+        """The context has grown by the kernels that ran: the cap is set by it as it is now."""
+        if self.cap:
+            self.cap.hold()
+        self.send({"stage": "sampling"})
+
+    def timed(self, stage: str, timing: dict) -> None:
+        """Tell the parent of a timing."""
+        self.send({"stage": stage, "timing": timing})
+
+    def context_bytes(self, name: str) -> Message:
+        """What this process holds on its GPU beside torch's pool, under that name; nothing on a CPU."""
+        return {name: self.context.now()} if self.context else {}
+
+
 def measure_case(send: Send, case_fields: dict[str, Any], rule_fields: dict[str, Any]) -> Message:
     """Load and time one case: `status` "ok" with every sample, "oom" with the peaks so far, or "unsupported".
 
-    The last is the answer of a profile that cannot work here; both say why.
+    The last is the answer of a profile or a cap that cannot work here; both say why.
     """
     case, rule = Case(**case_fields), Rule(**rule_fields)
-    meter = meter_for(current_device(case.device))
-    meter.start()
-    measured: Message = {"threads": torch.get_num_threads()}
+    session = begin(send, case)
+    measured: Message = {"threads": torch.get_num_threads(), "memory_bytes": session.context_bytes("context")}
     try:
-        _measure(send, case, rule, meter, measured)
+        if reason := _obstacle(session):
+            return measured | {"status": "unsupported", "reason": reason}
+        _measure(session, rule, measured)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         measured |= {"status": "oom", "reason": str(error).splitlines()[0] if str(error) else "out of memory"}
-        measured["memory_bytes"] = measured.get("memory_bytes", {}) | meter.read()
-    return measured
+        measured["memory_bytes"] |= session.meter.read()
+    measured["memory_bytes"] |= session.context_bytes("context_end")
+    return measured | ({"emulation": session.cap.facts()} if session.cap else {})
 
 
-def _measure(send: Send, case: Case, rule: Rule, meter: MemoryMeter, measured: Message) -> None:
-    send({"stage": "load"})
-    clock = clock_for(torch.device(case.device))
-    spec, profile = case.spec, get_profile(case.profile)
+def begin(send: Send, case: Case) -> Session:
+    """A session on the case's device, whose context is made and whose peaks count from here."""
+    index, on_gpu = int(case.device.partition(":")[2] or 0), case.device.startswith("cuda")
+    context = ContextBytes(index, Nvml(), lambda: torch.cuda.memory_reserved(index)) if on_gpu else None
+    device = current_device(case.device)
+    meter = meter_for(device)
+    meter.start()
+    if on_gpu:
+        torch.cuda.synchronize(device)
+    send({"stage": "load", "pid": os.getpid()})
+    if case.pipeline is not None:
+        import_classes(case.box)
+    cap = cap_for(case.vram_bytes, device, context) if case.vram_bytes else None
+    return Session(send, case, device, meter, context, cap)
+
+
+def _obstacle(session: Session) -> str | None:
+    """Why the case cannot be measured here, or None; from here on its cap is in force."""
+    case = session.case
     try:
-        profile.check(spec, torch.device(case.device), case.dtype)
+        if case.pipeline is None:
+            get_profile(case.profile).check(case.spec, session.device, case.dtype)
+        if session.cap:
+            session.cap.hold()
     except KoalaError as error:
-        measured |= {"status": "unsupported", "reason": str(error)}
-        return
-    rule = replace(rule, warmup=max(rule.warmup, profile.settles_after))
-    measured |= {"rule": asdict(rule), "unet_calls": unet_calls(spec, case)}
-    start = time.perf_counter()
-    workload, components = build_workload(spec, case, clock)
-    measured["load_s"] = time.perf_counter() - start
-    measured["decode_dtype"] = decode_dtype(components.spec, case)
-    measured["memory_bytes"] = {"weights": components.weight_bytes}
-    measured["params"] = sum(map(count_params, components.networks))
+        return str(error)
+    return None
 
-    samples = repeat(workload, clock, rule, lambda stage, timing: send({"stage": stage, "timing": timing}))
-    measured["memory_bytes"] |= meter.read()
-    measured |= {"status": "ok", **samples_fields(samples)}
+
+def _measure(session: Session, rule: Rule, measured: Message) -> None:
+    case = session.case
+    clock = clock_for(session.device)
+    rule = replace(rule, warmup=max(rule.warmup, get_profile(case.profile).settles_after))
+    measured["rule"] = asdict(rule)
+    start = time.perf_counter()
+    workload = _loaded(case, Phases(clock), measured)
+    measured["load_s"] = time.perf_counter() - start
+    samples = repeat(workload, clock, rule, session)
+    session.send({"stage": "sampled"})
+    measured["memory_bytes"] |= session.meter.read()
+    measured |= samples_fields(samples)
+    if case.pipeline is not None:
+        assert isinstance(workload, PipelineCall)
+        measured["unet_calls"] = workload.nfe
+    workload.prepare()
+    measured["memory_bytes"] |= session.meter.of_call(workload.run)
+    if case.pipeline is not None:
+        assert isinstance(workload, PipelineCall)
+        measured["flops"] = workload.count_flops()
+    measured["status"] = "ok"
+
+
+def _loaded(case: Case, phases: Phases, measured: Message) -> Workload:
+    """The workload of the case, and in `measured` what was loaded for it."""
+    if case.pipeline is not None:
+        loaded = load_pipeline(case.box, torch.device(case.device), case.dtype)
+        measured["memory_bytes"] |= {"weights": loaded.weight_bytes}
+        measured |= {"params": loaded.params, "class_name": case.box.class_name}
+        return box_call(loaded.pipeline, case, phases)
+    measured["unet_calls"] = unet_calls(case.spec, case)
+    workload, components = build_workload(case.spec, case, phases)
+    measured["memory_bytes"] |= {"weights": components.weight_bytes}
+    measured["params"] = sum(map(count_params, components.networks))
+    measured["decode_dtype"] = decode_dtype(components.spec, case)
+    return workload
 
 
 def decode_dtype(spec: ModelSpec, case: Case) -> str | None:
@@ -72,27 +147,6 @@ def decode_dtype(spec: ModelSpec, case: Case) -> str | None:
     if case.target == "unet" or spec.autoencoder is None:
         return None
     return "fp32" if case.dtype == "fp16" and spec.autoencoder.upcast_to_fp32 else case.dtype
-
-
-def unet_calls(spec: ModelSpec, case: Case) -> int:
-    """Times that one image goes through the U-Net in a run: its timesteps, twice each where the recipe is guided."""
-    return _timesteps(spec, case) * (2 if spec.recipe.guided else 1)
-
-
-def _timesteps(spec: ModelSpec, case: Case) -> int:
-    if case.target == "unet":
-        return 1
-    recipe = with_steps(spec.recipe, case.steps)
-    return len(set_timesteps(build_scheduler(recipe, spec.prediction), recipe, torch.device("cpu")))
-
-
-def current_device(name: str) -> torch.device:
-    """The device of that name, made current: CUDA's events are recorded on the current device's stream."""
-    device = torch.device(name)
-    if device.type == "cuda":
-        device = torch.device("cuda", device.index or 0)
-        torch.cuda.set_device(device)
-    return device
 
 
 def samples_fields(samples: Samples) -> Message:
@@ -110,34 +164,3 @@ def is_out_of_memory(error: BaseException) -> bool:
 def gpu_survives_fork(send: Send) -> Message:
     """Whether this process could use a GPU: its server must not have asked CUDA for anything before it forked."""
     return {"usable": not torch.cuda._is_in_bad_fork()}
-
-
-def survey(send: Send, cases: list[dict[str, Any]]) -> Message:
-    """The cost of each case's denoising step, counted on the meta device, and the `timesteps` of a run.
-
-    Equal steps are counted once.
-    """
-    counted: dict[tuple, Message] = {}
-    costs = []
-    for fields in cases:
-        case = Case(**fields)
-        spec = case.spec
-        rows = case.batch_size * (2 if spec.recipe.guided else 1)
-        key = (spec.unet, case.resolution, rows, case.dtype)
-        if key not in counted:
-            counted[key] = asdict(unet_cost(spec, case.resolution, rows, case.dtype))
-        costs.append(counted[key] | {"timesteps": _timesteps(spec, case)})
-    return {"costs": costs}
-
-
-def probe(send: Send, device_name: str, dtypes: list[str]) -> Message:
-    """FLOP/s of a square matrix product in each dtype on the device: which ones are fast here."""
-    device = current_device(device_name)
-    clock = clock_for(device)
-    side = 8192 if device.type == "cuda" else 1024
-    rates = {}
-    for name in dtypes:
-        a = torch.randn(side, side, device=device).to(DTYPES[name])
-        times = [clock.time(partial(torch.matmul, a, a))["total"] for _ in range(6)]
-        rates[name] = 2 * side**3 / min(times[1:])
-    return {"rates": rates}

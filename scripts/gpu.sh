@@ -1,11 +1,13 @@
 #!/bin/sh
 # What this project wants from one GPU machine, the most valuable first, in parts of at most 10 minutes.
 #
-#   sh scripts/gpu.sh OUT_DIR [PART...]      PART: tests paper train runs profiles weights perf (default: all, so)
+#   sh scripts/gpu.sh OUT_DIR [PART...]      (default: every part, in this order)
 #
-#   tests    what is marked gpu      paper  the paper sweep      train  distillation: tests, then speed beside its peer
-#   runs     one step of every training run at full size    perf   pytest-benchmark on the GPU
-#   profiles KOALA-700M and SDXL under every profile      weights  random against plain normal weights, interleaved
+#   tests    what is marked gpu, after `bench check`         paper     the paper sweep
+#   cards    the figure's models under caps of 8 to 24 GiB   breakdown a step by stage and layer kind; rooflines
+#   train    distillation: tests, then speed beside its peer runs      one step of every training run at full size
+#   profiles KOALA-700M and SDXL under every profile         batches   images per second at 1 to 8 images a call
+#   weights  random against plain normal weights             perf      pytest-benchmark on the GPU
 #
 # Runs from a checkout without installation or .git (pass the commit in KOALA_COMMIT). A part writes to OUT_DIR as it
 # goes and can be run again: a sweep begins from the rows in results/ and measures only what is missing.
@@ -13,7 +15,9 @@
 set -u
 out=${1:?usage: sh scripts/gpu.sh OUT_DIR [PART...]}
 shift
-[ $# -gt 0 ] || set -- tests paper train runs profiles weights perf
+parts="tests paper cards breakdown train runs profiles batches weights perf"
+# shellcheck disable=SC2086
+[ $# -gt 0 ] || set -- $parts
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
 cd "$(dirname "$0")/.." || exit 2
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -41,6 +45,8 @@ need torch=torch diffusers=diffusers transformers=transformers accelerate=accele
 
 tests() {
     need_pytest || return 2
+    "$python" -m bench check --device "$device" >"$out/check.txt" 2>&1
+    cat "$out/check.txt"
     timeout 590 "$python" -m pytest -q -m gpu tests/gpu tests/harness tests/bench -k "not random_weights and not training" -p no:cacheprovider >"$out/tests.txt" 2>&1
     code=$?
     tail -n 30 "$out/tests.txt"
@@ -63,6 +69,31 @@ paper() {
     [ "$device" = cpu ] && small="--models tiny-koala-lightning-700m,tiny-sdxl"
     # shellcheck disable=SC2086
     sweep paper $small
+}
+
+cards() {
+    small=
+    [ "$device" = cpu ] && small="--models tiny-koala-700m --profiles eager,low-vram --vram none,40MiB,2GiB"
+    # shellcheck disable=SC2086
+    sweep cards $small
+}
+
+batches() {
+    small=
+    [ "$device" = cpu ] && small="--models tiny-koala-700m --batch-sizes 1,2"
+    # shellcheck disable=SC2086
+    sweep batches $small
+}
+
+breakdown() {
+    models="koala-700m koala-1b sdxl"
+    [ "$device" = cpu ] && models=tiny-koala-700m
+    worst_model=0
+    for model in $models; do
+        timeout 180 "$python" -m bench breakdown "$model" --device "$device" --out "$out/breakdown/$model" || worst_model=$?
+    done
+    [ -e "$out/rows.jsonl" ] && { "$python" -m bench roofline "$out/rows.jsonl" --out "$out/roofline" || worst_model=$?; }
+    return $worst_model
 }
 
 train() {
@@ -120,8 +151,8 @@ perf() {
 worst=0
 for part in "$@"; do
     case $part in
-    tests | paper | train | runs | profiles | weights | perf) ;;
-    *) echo "error: unknown part '$part'; known: tests paper train runs profiles weights perf" >&2; exit 2 ;;
+    tests | paper | cards | breakdown | train | runs | profiles | batches | weights | perf) ;;
+    *) echo "error: unknown part '$part'; known: $parts" >&2; exit 2 ;;
     esac
     echo "== $part"
     $part || worst=$?

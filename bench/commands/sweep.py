@@ -11,16 +11,17 @@ import psutil
 import tyro
 from rich.console import Console
 
-from bench import estimate, sweep
+from bench import estimate, gpus, sweep
 from bench.case import Case, grid, keeps_its_steps
 from bench.isolate import ForkServer
 from bench.progress import SweepProgress
+from bench.sweep import Job
 from bench.sweeps import AUTO_DTYPE, Sweep, choose
 from koala.errors import KoalaError
 from koala.harness import environment, records
 from koala.harness.cli import INTERRUPTED, stderr_console
 from koala.harness.nvml import Nvml
-from koala.harness.options import Ints, Names
+from koala.harness.options import Cards, Ints, Names
 from koala.models import zoo
 
 EXAMPLES = (
@@ -28,6 +29,9 @@ EXAMPLES = (
     "python -m bench sweep paper --models koala-700m,sdxl --resolutions 1024",
     "python -m bench sweep --models koala-1b --targets pipeline --steps 4,10 --device cuda:1",
     "python -m bench sweep paper --models koala-700m --targets pipeline --profiles eager,compiled,diffusers-eager",
+    "python -m bench sweep --models koala-700m,sdxl --targets pipeline --vram 8GiB,11GiB --profiles eager,low-vram",
+    "python -m bench sweep --pipeline my-pixart-folder --resolutions 512 --steps 20",
+    "python -m bench sweep smoke --processes 3",
     "python -m bench sweep cpu --dry-run",
 )
 
@@ -41,10 +45,14 @@ class Options:
     """
 
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = "auto"
-    """Named sweep: auto, cpu, paper, profiles, resolutions or smoke; the flags below select from it and override it."""
+    """Named sweep: auto, cpu, paper, profiles, cards, batches, resolutions or smoke; the flags below select from it and
+    override it."""
     models: Names = ()
     """Models of the zoo (`python -m koala models`), or folders of some that were trained here; tiny-NAME is a small
     twin."""
+    pipeline: Names = ()
+    """Any diffusers text-to-image pipelines as black boxes, by folder or hub id; alone, or beside --models. A folder of
+    configurations without weights gets random ones."""
     targets: Names = ()
     """unet: one denoising step; pipeline: prompt to image."""
     resolutions: Ints = ()
@@ -58,12 +66,17 @@ class Options:
     profiles: Names = ()
     """Speed profiles, A+B joins two: eager, compiled, low-vram, tiny-vae, fp16-fix, int8, fp8. diffusers-eager is stock
     diffusers, for pipeline cases."""
+    vram: Cards = ()
+    """Stand for smaller cards: every case under a hard cap of that much memory. none: the device as it is."""
     device: str = ""
     """cpu, cuda or cuda:N."""
+    processes: int | None = None
+    """Fresh processes that measure each case; 3 or more show how much runs differ, which `bench compare` needs."""
     repeats: int | None = None
-    """Least number of samples; more follow until the median is known within 2% or the budget is spent."""
+    """Least number of samples; more follow until the median is known within 2% and the noise has shown what it has, or
+    the budget is spent."""
     warmup: int | None = None
-    """Calls that are made first and never counted."""
+    """Least number of calls that are made first and never counted; more are left out while they get faster."""
     budget: float | None = None
     """Seconds of sampling per case after which no further sample is taken, once there are enough."""
     timeout: float | None = None
@@ -92,16 +105,19 @@ def run(options: Options) -> int:
         cases = only_what_fits(cases, psutil.virtual_memory().available, console)
     store = records.read([options.out]) if options.out.exists() and not options.fresh else records.Records()
     report_problems(store, console)
-    finished = sweep.finished_rows(store, cases, here)
-    to_do = [case for case in cases if case not in finished]
+    jobs = sweep.jobs_of(cases, plan.processes)
+    finished = sweep.finished_rows(store, jobs, here)
+    to_do = [job for job in jobs if job not in finished]
     if options.dry_run:
-        return dry_run(server, cases, finished, plan, options.out)
+        return dry_run(server, jobs, finished, plan, options.out)
     if options.fresh and options.out.exists():
         console.print(f"the old rows are kept in {records.set_aside(options.out)}")
     if finished:
-        console.print(f"{len(finished)} of {len(cases)} cases are measured already (--fresh measures them again)")
-    code = measure(to_do, plan, options, server, console) if to_do else 0
-    print_table(cases, here, options.out)
+        count = f"{len(finished)} of {len(jobs)} {'cases' if plan.processes == 1 else 'processes'}"
+        console.print(f"{count} are measured already (--fresh measures them again)")
+    peaks = _peaks(server, here, sweep.earlier_peaks(store, here), console)
+    code = measure(to_do, plan, options, server, console, peaks) if to_do else 0
+    print_table(jobs, here, options.out)
     return code
 
 
@@ -123,11 +139,13 @@ def overridden(plan: Sweep, options: Options) -> Sweep:
     """The named sweep with the flags that were given."""
     given = {
         name: getattr(options, name)
-        for name in ("models", "targets", "resolutions", "batch_sizes", "dtypes", "steps", "profiles", "device")
+        for name in ("models", "targets", "resolutions", "batch_sizes", "dtypes", "steps", "profiles", "vram", "device")
         if getattr(options, name)
     }
+    if options.pipeline:
+        given |= {"pipelines": options.pipeline, "models": options.models}
     rule: dict[str, Any] = {"repeats": options.repeats, "warmup": options.warmup, "budget_s": options.budget}
-    for name, least in (("repeats", 1), ("warmup", 0), ("budget", 0), ("timeout", 0)):
+    for name, least in (("repeats", 1), ("warmup", 0), ("budget", 0), ("timeout", 0), ("processes", 1)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise KoalaError(f"--{name} must be at least {least}, not {value}")
@@ -136,6 +154,7 @@ def overridden(plan: Sweep, options: Options) -> Sweep:
         **given,
         rule=replace(plan.rule, **{name: value for name, value in rule.items() if value is not None}),
         timeout_s=plan.timeout_s if options.timeout is None else options.timeout,
+        processes=plan.processes if options.processes is None else options.processes,
     )
 
 
@@ -149,16 +168,7 @@ def expand(plan: Sweep, server: ForkServer) -> list[Case]:
 
 def cases_of(plan: Sweep, dtypes: tuple[str, ...]) -> list[Case]:
     """The cases of a sweep in these dtypes; an error where there are none."""
-    cases = grid(
-        plan.models,
-        plan.targets,
-        plan.resolutions,
-        plan.batch_sizes,
-        dtypes,
-        plan.steps,
-        plan.device,
-        plan.profiles,
-    )
+    cases = grid(plan.axes(dtypes))
     if not cases:
         raise KoalaError(f"{', '.join(plan.profiles)} goes from prompt to image; add --targets pipeline")
     return cases
@@ -186,47 +196,63 @@ def only_what_fits(cases: Sequence[Case], free_bytes: int, console: Console) -> 
     return kept
 
 
-def dry_run(
-    server: ForkServer, cases: Sequence[Case], finished: dict[Case, records.Row], plan: Sweep, out: Path
-) -> int:
+def dry_run(server: ForkServer, jobs: Sequence[Job], finished: dict[Job, records.Row], plan: Sweep, out: Path) -> int:
     """Print what would be measured, with rough bytes and seconds."""
     import pandas as pd
 
     from koala.harness.tables import gib, significant, to_markdown
 
-    costs = estimate.count_costs(server, cases)
-    guesses = estimate.estimates(server, cases, costs, plan.rule)
+    cases = [job.case for job in jobs]
+    guesses = estimate.estimates(server, cases, estimate.count_costs(server, cases), plan.rule)
     frame = pd.DataFrame(
         {
             "case": [case.label for case in cases],
-            "state": ["measured" if case in finished else "to do" for case in cases],
-            "about [GiB]": [guess.memory_bytes for guess in guesses],
-            "about [s]": [guess.seconds for guess in guesses],
+            "process": [job.process + 1 if plan.processes > 1 else None for job in jobs],
+            "state": ["measured" if job in finished else "to do" for job in jobs],
+            "about [GiB]": [guess and guess.memory_bytes for guess in guesses],
+            "about [s]": [guess and guess.seconds for guess in guesses],
         }
     )
-    print(to_markdown(frame, {"about [GiB]": gib, "about [s]": significant(2)}))
-    left = sum(g.seconds for case, g in zip(cases, guesses, strict=True) if case not in finished)
-    print(f"\n{len(cases)} cases, {len(finished)} measured already in {out}; about {left / 60:.1f} minutes to go.")
-    print("Rough: U-Net FLOPs at a probed matrix rate; memory counts the U-Net with unfused attention.")
+    print(to_markdown(frame, {"process": str, "about [GiB]": gib, "about [s]": significant(2)}))
+    left = sum(g.seconds for job, g in zip(jobs, guesses, strict=True) if g and job not in finished)
+    done = f"{len(jobs)} cases, {len(finished)} measured already in {out}"
+    print(f"\n{done}; about {left / 60:.1f} minutes to go.")
+    print("Rough: FLOPs at a probed matrix rate; memory counts the U-Net alone. Black boxes are not estimated.")
     return 0
 
 
-def measure(cases: Sequence[Case], plan: Sweep, options: Options, server: ForkServer, console: Console) -> int:
-    """Measure `cases` with progress on stderr; the exit code."""
-    costs, expected = {}, [0.0] * len(cases)
+def measure(
+    jobs: Sequence[Job], plan: Sweep, options: Options, server: ForkServer, console: Console, peaks: sweep.Peaks
+) -> int:
+    """Measure `jobs` with progress on stderr; the exit code."""
+    cases = [job.case for job in jobs]
+    costs, expected = {}, [0.0] * len(jobs)
     with console.status("counting what the cases cost"), warn_only(console):
         costs = estimate.count_costs(server, cases)
-        expected = [guess.seconds for guess in estimate.estimates(server, cases, costs, plan.rule)]
+        expected = [g.seconds if g else 0.0 for g in estimate.estimates(server, cases, costs, plan.rule)]
     with SweepProgress(expected, console) as progress:
         try:
-            rows = sweep.run(cases, plan.rule, plan.timeout_s, options.out, server, progress, costs)
+            how = sweep.Plan(plan.rule, plan.timeout_s, costs, peaks)
+            rows = sweep.run(jobs, how, options.out, server, progress)
         except KeyboardInterrupt:
             console.print(
-                f"interrupted: {progress.done} of {len(cases)} cases are kept in {options.out}; "
+                f"interrupted: {progress.done} of {len(jobs)} cases are kept in {options.out}; "
                 "the same command goes on from there"
             )
             return INTERRUPTED
     return 0 if all(row["status"] in sweep.FINISHED for row in rows) else 1
+
+
+def _peaks(server: ForkServer, here: records.Row, earlier: dict[str, records.Row], console: Console) -> sweep.Peaks:
+    """What the device can do at most in a case's dtype: as an earlier row has it, from the table of GPUs, or probed."""
+
+    def of(case: Case) -> records.Row | None:
+        if case.dtype not in earlier:
+            with console.status("probing what this device can do"):
+                earlier[case.dtype] = gpus.peak(server, case.device, here["device_name"], case.dtype)
+        return earlier[case.dtype]
+
+    return of
 
 
 @contextmanager
@@ -238,15 +264,16 @@ def warn_only(console: Console) -> Iterator[None]:
         console.print(f"no estimate: {error}", markup=False)
 
 
-def print_table(cases: Sequence[Case], here: records.Row, out: Path) -> None:
+def print_table(jobs: Sequence[Job], here: records.Row, out: Path) -> None:
     """Print this sweep's rows as markdown, and write all rows of the file as CSV and markdown beside it."""
-    from bench.report.table import latest_rows, render_markdown, to_frame
+    from bench.report.frame import latest_rows, to_frame
+    from bench.report.table import render_markdown
     from koala.harness.files import write_whole
     from koala.harness.tables import to_csv
 
     store = records.read([out])
     rows = latest_rows(store)
-    wanted = {sweep.case_key(case, here) for case in cases}
+    wanted = {sweep.case_key(job.case, here, job.process) for job in jobs}
     print(render_markdown(to_frame([r for r in rows if sweep.row_key(r, store) in wanted], store)))
     everything = to_frame(rows, store)
     write_whole(out.with_suffix(".csv"), to_csv(everything))

@@ -32,8 +32,9 @@ class Options:
 
 def run(options: Options) -> int:
     """Print the table; lines that had to be skipped are named on stderr."""
+    from bench.report.frame import latest_rows, to_frame
     from bench.report.pytest_json import read_any
-    from bench.report.table import latest_rows, render_markdown, to_frame
+    from bench.report.table import render_markdown
     from koala.harness.tables import to_csv
 
     if options.files == (DEFAULT_STORE,) and not DEFAULT_STORE.exists():

@@ -76,3 +76,14 @@ def clock_for(device: Any) -> Clock:
 
         return CudaClock(torch.cuda, device)
     return CpuClock()
+
+
+def current_device(name: str) -> Any:
+    """The torch device of that name, made current: CUDA's events are recorded on the current device's stream."""
+    import torch
+
+    device = torch.device(name)
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)
+    return device

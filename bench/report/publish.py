@@ -5,7 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench.report.table import latest_rows, render_markdown, to_frame
+from bench.report.frame import latest_rows, to_frame
+from bench.report.table import render_markdown
 from bench.sweep import FINISHED
 from koala.errors import KoalaError
 from koala.harness import environment, records
@@ -24,10 +25,17 @@ def publish(sources: Iterable[Path], results: Path) -> list[Path]:
     by_device: dict[str, list[Row]] = defaultdict(list)
     for row in latest_rows(fresh):
         if row["status"] in FINISHED and not row["case"]["model"].startswith(TWIN_PREFIX):
-            by_device[environment.slug(_device(row, fresh))].append(row)
+            by_device[environment.slug(_device(row, fresh))].append(_without_place(row))
     if not by_device:
         raise KoalaError("there are no finished rows of full-size models to publish")
     return [_publish_device(results / slug, rows, fresh) for slug, rows in sorted(by_device.items())]
+
+
+def _without_place(row: Row) -> Row:
+    """The row of a pipeline by its name alone: the folder that it lay in is nobody's business."""
+    if row["case"].get("pipeline") is None:
+        return row
+    return row | {"case": {**row["case"], "pipeline": row["case"]["model"]}}
 
 
 def _device(row: Row, known: Records) -> str:

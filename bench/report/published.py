@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from bench.profiles import DIFFUSERS
-from bench.report.table import latest_rows, to_frame
+from bench.report.cards import beside_published
+from bench.report.frame import latest_rows, to_frame
 from koala import aliases
 from koala.harness import records
 from koala.harness.tables import escape, read_cells, significant, to_markdown
@@ -50,6 +51,14 @@ def comparison(published: pd.DataFrame, stores: Sequence[Path]) -> str:
             "- Published latencies went through diffusers' pipelines, measured ones through our sampler unless "
             "the heading says otherwise. Where the source does not state the steps, no cell stands beside.",
             "",
+            "## Smaller cards, emulated",
+            "",
+            to_markdown(beside_published(published, measured)),
+            "",
+            "- Published: whether the model fitted on that card, and its memory as the figure labels it. Measured: "
+            "whether it fits under a hard cap of as many GiB on the device named above (`bench sweep cards`), and the "
+            "margin: the cap less what the same case needs where nothing caps it (context and pool of one call).",
+            "",
             "## Speed-up of one U-Net step over SDXL",
             "",
             to_markdown(_speedups(published, measured), {"speed-up": _SECONDS}),
@@ -59,7 +68,8 @@ def comparison(published: pd.DataFrame, stores: Sequence[Path]) -> str:
 
 
 def _cells(published: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
-    columns = [] if measured.empty else list(measured.groupby(["device_name", "profile"], sort=False))
+    whole = measured if measured.empty else measured[measured["vram_bytes"].isna()]
+    columns = [] if whole.empty else list(whole.groupby(["device_name", "profile"], sort=False))
     lines = []
     for key, group in published.groupby(_KEY, sort=False):
         line = dict(zip(_KEY, key, strict=True))
@@ -115,7 +125,7 @@ def _speedups(published: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
             if name in aliases.MODELS.values()
         ]
     if not measured.empty:
-        one_image = (measured["batch_size"] == 1) & (measured["profile"] == EAGER.name)
+        one_image = (measured["batch_size"] == 1) & (measured["profile"] == EAGER.name) & measured["vram_bytes"].isna()
         steps = measured[(measured["target"] == "unet") & one_image]
         lines += [
             _speedup_line(r["model"], r["device_name"], r["resolution"], r["dtype"], r["speedup_vs_sdxl"], "measured")

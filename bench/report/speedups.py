@@ -10,7 +10,7 @@ from koala.models.twin import TWIN_PREFIX
 BASELINE = "sdxl"
 OWN_STEPS = "own"
 _SAME = (
-    *("target", "resolution", "batch_size", "dtype"),
+    *("target", "resolution", "batch_size", "dtype", "vram_bytes"),
     *("device_name", "driver", "threads", "torch", "diffusers"),
 )
 

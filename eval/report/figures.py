@@ -27,7 +27,7 @@ from eval.report.headings import (
     set_names,
 )
 from eval.report.table import TAG_COLUMNS
-from koala.errors import KoalaError
+from koala.harness.figures import FAINT, GRID, STYLE, save
 
 Line = dict[str, Any]
 
@@ -38,24 +38,9 @@ _LABEL_CHARACTERS, _TITLE_CHARACTERS = 34, 34
 _INCHES_PER_CHARACTER = 0.075
 _COLUMNS = 3
 _KEY = "bar: interval (its kind: see the report); hollow: none known; ↑ ↓: where better is"
-_INK, _FAINT, _GRID = "#262626", "#6f6f6a", "#e4e4df"
 # Okabe and Ito's palette, which colour-blind readers tell apart, without its yellow, which is too light on white
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#7a5195")
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
-_STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.edgecolor": _FAINT,
-    "axes.labelcolor": _FAINT,
-    "xtick.color": _FAINT,
-    "ytick.color": _INK,
-    "text.color": _INK,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "koala",  # the same figure is the same file
-}
 
 
 def draw_metrics(frame: pd.DataFrame, folder: Path) -> list[Path]:
@@ -67,14 +52,14 @@ def draw_metrics(frame: pd.DataFrame, folder: Path) -> list[Path]:
     panels = [[line for line in lines if column_key(line) == key] for key in columns]
     panels = [panel for panel in panels if panel]
     rows = {key: place for place, key in enumerate(sets)}
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, axes = _grid(len(panels), float(len(rows)), list(sets.values()))
         for place, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
             for line in panel:
                 _dot(axis, line, float(rows[set_key(line)]), _COLOURS[0], _MARKERS[0])
             title = heading(columns[column_key(panel[0])], panel[0])
             _finish(axis, title, [_label(name) for name in sets.values()], labelled=place % _COLUMNS == 0)
-        return _save(figure, folder / "metrics")
+        return save(figure, folder / "metrics")
 
 
 def draw_tags(tags: pd.DataFrame, frame: pd.DataFrame, folder: Path) -> list[Path]:
@@ -91,7 +76,7 @@ def draw_tags(tags: pd.DataFrame, frame: pd.DataFrame, folder: Path) -> list[Pat
         metrics = list(dict.fromkeys(line["metric_id"] for line in lines))
         if not lines:
             continue
-        with rc_context(_STYLE):
+        with rc_context(STYLE):
             figure, axes = _grid(len(metrics), len(values) * (1 + len(shown) / 4), values)
             for place, (axis, metric) in enumerate(zip(axes, metrics, strict=True)):
                 panel = [line for line in lines if line["metric_id"] == metric and line[TAG_COLUMNS[1]] in values]
@@ -101,7 +86,7 @@ def draw_tags(tags: pd.DataFrame, frame: pd.DataFrame, folder: Path) -> list[Pat
                 _finish(axis, title, [_label(value) for value in values], labelled=place % _COLUMNS == 0)
             _legend(figure, axes[0], [_label(sets[key]) for key in shown])
             figure.suptitle(_drawable(f"by {plain(tag)}"), x=0.01, ha="left", fontsize=10, parse_math=False)
-            written += _save(figure, folder / f"tag-{number}")
+            written += save(figure, folder / f"tag-{number}")
     return written
 
 
@@ -120,7 +105,7 @@ def _grid(panels: int, rows: float, labels: Sequence[str]) -> tuple[Figure, list
     size = across * _PANEL_INCHES + margin, down * (max(2.0, rows) * _ROW_INCHES + _AROUND_INCHES) + 0.3
     figure = Figure(figsize=size, facecolor="white", layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08))
     key = textwrap.fill(_KEY, int(size[0] / _INCHES_PER_CHARACTER))
-    figure.supxlabel(key, x=0.99, ha="right", fontsize=7.5, color=_FAINT)
+    figure.supxlabel(key, x=0.99, ha="right", fontsize=7.5, color=FAINT)
     grid = figure.subplots(down, across, squeeze=False).ravel()
     for axis in grid[panels:]:
         axis.remove()
@@ -144,7 +129,7 @@ def _finish(axis: Axes, title: str, labels: Sequence[str], labelled: bool) -> No
     axis.tick_params(length=0)
     axis.xaxis.set_major_locator(MaxNLocator(nbins=4))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
-    axis.grid(axis="x", color=_GRID, linewidth=0.8)
+    axis.grid(axis="x", color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.margins(x=0.08)
 
@@ -176,15 +161,4 @@ def _drawable(text: str) -> str:
 
 @cache
 def _glyph(character: str) -> int:
-    return get_font(findfont(_STYLE["font.family"])).get_char_index(ord(character))
-
-
-def _save(figure: Figure, base: Path) -> list[Path]:
-    paths = [base.with_name(base.name + suffix) for suffix in (".svg", ".png")]
-    try:
-        base.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(paths[0], metadata={"Date": None})
-        figure.savefig(paths[1], dpi=150)
-    except OSError as error:
-        raise KoalaError(f"cannot write {error.filename or base}: {error.strerror}") from error
-    return paths
+    return get_font(findfont(STYLE["font.family"])).get_char_index(ord(character))

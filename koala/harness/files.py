@@ -22,11 +22,16 @@ def write_whole(path: Path, text: str) -> None:
 
     Several processes may do so at once. The folder is made where it is missing.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise KoalaError(f"cannot write {path}: {error.strerror}") from error
+    write_folder(path.parent)
     _replace(path, text.encode(), path.with_name(f".{path.name}.{os.getpid()}"))
+
+
+def write_folder(folder: Path) -> None:
+    """Make `folder` and those above it, where they are missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KoalaError(f"cannot write {folder}: {error.strerror}") from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -1,8 +1,10 @@
 """Peak memory of this process and of its device, each kind under its own name, in bytes.
 
 `rss_peak` is the whole process: interpreter, libraries, weights, activations. `rss_baseline` is what it held before
-the work. `peak_allocated` are tensors, `peak_reserved` what torch's pool took from the GPU for them; what else the
-GPU holds (context, other processes) only the driver knows, and the parent of the measuring process asks it.
+the work. `peak_allocated` are tensors, `peak_reserved` what torch's pool took from the GPU for them, both since the
+weights were loaded; `call_peak_allocated` and `call_peak_reserved` the same of a single call that began with an empty
+pool, so that no earlier call's blocks are in them. What else the GPU holds (context, other processes) only the driver
+knows.
 """
 
 import ctypes
@@ -10,6 +12,7 @@ import gc
 import re
 import resource
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -19,11 +22,13 @@ Bytes = dict[str, int | None]
 
 @runtime_checkable
 class MemoryMeter(Protocol):
-    """`start()` forgets the past; `read()` gives the peaks since."""
+    """`start()` forgets the past; `read()` gives the peaks since; `of_call()` those of one call, made for it."""
 
     def start(self) -> None: ...
 
     def read(self) -> Bytes: ...
+
+    def of_call(self, call: Callable[[], object]) -> Bytes: ...
 
 
 class RssMeter:
@@ -45,6 +50,10 @@ class RssMeter:
         """`rss_baseline` and `rss_peak`."""
         return {"rss_baseline": self._baseline, "rss_peak": _status_bytes("VmHWM") or _lifetime_peak()}
 
+    def of_call(self, call: Callable[[], object]) -> Bytes:
+        """Nothing, and makes no call: what a process has freed, the kernel does not take from it at once."""
+        return {}
+
 
 class CudaMeter:
     """Tensors and pool of one GPU as torch's allocator counts them, beside the process's resident memory."""
@@ -65,6 +74,17 @@ class CudaMeter:
             "peak_allocated": self._cuda.max_memory_allocated(self._device),
             "peak_reserved": self._cuda.max_memory_reserved(self._device),
             **self._rss.read(),
+        }
+
+    def of_call(self, call: Callable[[], object]) -> Bytes:
+        """`call_peak_allocated` and `call_peak_reserved` of one call; the peaks before it are forgotten."""
+        self._cuda.empty_cache()
+        self._cuda.reset_peak_memory_stats(self._device)
+        call()
+        self._cuda.synchronize(self._device)
+        return {
+            "call_peak_allocated": self._cuda.max_memory_allocated(self._device),
+            "call_peak_reserved": self._cuda.max_memory_reserved(self._device),
         }
 
 

@@ -1,5 +1,6 @@
 """Option types of the command lines: `--models sdxl,koala-1b` is one word with commas."""
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -26,5 +27,26 @@ def comma_separated(convert: Callable[[str], Any], metavar: str) -> Any:
     )
 
 
+_UNITS = {"": 1, "B": 1} | {
+    f"{letter}{ending}": base**power
+    for power, letter in enumerate("KMGT", start=1)
+    for ending, base in (("iB", 1024), ("B", 1000))
+}
+
+
+def byte_count(text: str) -> int:
+    """Bytes of "8GiB", "11 GB" or "500MiB"; a number alone is bytes. A `ValueError` says what is wrong."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", text)
+    unit = next((u for u in _UNITS if found and u.lower() == found[2].lower()), None)
+    if found is None or unit is None:
+        raise ValueError(f"{text!r} is no number of bytes such as 8GiB, 11GB or 500MiB")
+    return round(float(found[1]) * _UNITS[unit])
+
+
+def _card(text: str) -> int | None:
+    return None if text.lower() == "none" else byte_count(text)
+
+
 Names = Annotated[tuple[str, ...], comma_separated(str, "A,B,...")]
 Ints = Annotated[tuple[int, ...], comma_separated(int, "N,M,...")]
+Cards = Annotated[tuple[int | None, ...], comma_separated(_card, "8GiB,11GiB,...")]

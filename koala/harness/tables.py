@@ -27,6 +27,11 @@ def significant(digits: int) -> Format:
     return show
 
 
+def decimals(digits: int) -> Format:
+    """A format with that many digits after the point, for shares that stand below each other: 0.3, 12.0, 100.0."""
+    return lambda value: f"{float(value):.{digits}f}"
+
+
 def gib(value: Any) -> str:
     """Bytes as GiB in three significant digits."""
     return significant(3)(float(value) / 2**30)

@@ -15,6 +15,14 @@ LAYER_PARTS: Mapping[str, str] = {"SA": "attn1", "CA": "attn2", "FFN": "ff"}
 # Then the outputs of residual blocks, of whole stages (the last feature), and of the last attention block of a stage
 # without its residual sum, which BK-SDM-Tiny takes where the student's stage lost its downsampler.
 KINDS = (*LAYER_PARTS, "Res", "LF", "PO")
+# What a stage is made of, by the work that is done there; norms and projections of transformers come beside.
+WORK: Mapping[str, str] = {
+    "self-attention": "SA",
+    "cross-attention": "CA",
+    "feed-forward": "FFN",
+    "residual": "Res",
+    "resampling": "Sampler",
+}
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,7 @@ class Stage:
     path: str  # of its module
     num_resnets: int
     depths: tuple[int, ...]  # transformer layers of each attention block
+    sampler: str | None = None  # path of what changes the resolution at its end
 
     @property
     def attentions(self) -> dict[str, int]:
@@ -36,14 +45,20 @@ class Stage:
         """The features that it has."""
         return tuple(kind for kind in KINDS if self.modules(kind))
 
+    @property
+    def work(self) -> dict[str, tuple[str, ...]]:
+        """Paths of its modules by the work that they do, one of `WORK`; no module is inside another."""
+        return {work: self.modules(kind) for work, kind in WORK.items()}
+
     def modules(self, kind: str) -> tuple[str, ...]:
-        """Paths of the modules whose outputs are its features of that kind, in the order in which they run."""
+        """Paths of its modules of that kind (of features, or "Sampler"), in the order in which they run."""
         attentions = self.attentions
         if kind in LAYER_PARTS:
             return tuple(layer_part(block, i, kind) for block, depth in attentions.items() for i in range(depth))
         return {
             "Res": tuple(f"{self.path}.resnets.{i}" for i in range(self.num_resnets)),
             "LF": (self.path,),
+            "Sampler": (self.sampler,) if self.sampler else (),
             "PO": tuple(f"{block}.proj_out" for block in attentions)[-1:],
         }[kind]
 
@@ -55,19 +70,37 @@ def layer_part(attention: str, layer: int, kind: str) -> str:
 
 def stages(plan: UNetPlan) -> tuple[Stage, ...]:
     """The stages in the order in which they run; `Mid` only where there is a mid block."""
-    blocks = plan.layers_per_block
+    blocks, last = plan.layers_per_block, len(plan.channels) - 1
     down = [
-        Stage(f"DW-{i + 1}", f"down_blocks.{i}", blocks, (depth,) * blocks if depth else ())
+        Stage(
+            f"DW-{i + 1}",
+            f"down_blocks.{i}",
+            blocks,
+            (depth,) * blocks if depth else (),
+            f"down_blocks.{i}.downsamplers.0" if i < last else None,
+        )
         for i, depth in enumerate(plan.transformer_depths)
     ]
     up = [
-        Stage(f"UP-{i + 1}", f"up_blocks.{i}", blocks + 1, tuple(max(1, d) for d in depths) if any(depths) else ())
+        Stage(
+            f"UP-{i + 1}",
+            f"up_blocks.{i}",
+            blocks + 1,
+            tuple(max(1, d) for d in depths) if any(depths) else (),
+            f"up_blocks.{i}.upsamplers.0" if i < last else None,
+        )
         for i, depths in enumerate(up_depths(plan))
     ]
     mid = []
     if plan.mid_depth is not None:
         mid = [Stage("Mid", "mid_block", 2, (plan.mid_depth,)) if plan.mid_depth else Stage("Mid", "mid_block", 1, ())]
     return (*down, *mid, *up)
+
+
+def lowest_stages(plan: UNetPlan) -> tuple[str, ...]:
+    """Names of the stages at the lowest resolution, in the order in which they run: DW-3, Mid and UP-1 in SDXL."""
+    names = (f"DW-{len(plan.channels)}", "Mid", "UP-1")
+    return tuple(stage.name for stage in stages(plan) if stage.name in names)
 
 
 def stage_of(path: str, plan: UNetPlan) -> str:

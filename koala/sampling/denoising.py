@@ -12,6 +12,7 @@ from koala.models.load import Components
 from koala.models.spec import Recipe
 from koala.sampling import seeds
 from koala.sampling.schedules import build_scheduler, set_timesteps
+from koala.sampling.spans import SpanOf, untimed
 
 
 class Denoising:
@@ -28,9 +29,11 @@ class Denoising:
         recipe: Recipe,
         generators: Sequence[torch.Generator],
         size: tuple[int, int],
+        span: SpanOf = untimed,
     ):
         spec, device, dtype = components.spec, components.device, components.dtype
         self._unet: Any = components.unet
+        self._span = span
         self._recipe, self._generators = recipe, list(generators)
         self._scheduler = build_scheduler(recipe, spec.prediction)
         timesteps = set_timesteps(self._scheduler, recipe, torch.device("cpu"))
@@ -49,17 +52,22 @@ class Denoising:
     @torch.inference_mode()
     def step(self) -> Tensor:
         """The latents one timestep on."""
+        with self._span("step"):
+            self.latents = self._next()
+        self.done += 1
+        return self.latents
+
+    def _next(self) -> Tensor:
         timestep, guided = self.timesteps[self.done], self._recipe.guided
         model_input = torch.cat([self.latents] * 2) if guided else self.latents
         model_input = self._scheduler.scale_model_input(model_input, timestep)
         there = self._timesteps_there[self.done]
-        prediction = self._unet(model_input, there, return_dict=False, **self._conditioning)[0]
+        with self._span("unet"):
+            prediction = self._unet(model_input, there, return_dict=False, **self._conditioning)[0]
         if guided:
             unconditional, conditional = prediction.chunk(2)
             prediction = unconditional + self._recipe.guidance * (conditional - unconditional)
         else:  # a scheduler may keep it, and the next replay of a CUDA graph overwrites it
             prediction = prediction.clone()
         moved = self._scheduler.step(prediction, timestep, self.latents, return_dict=False, **self._step_options)[0]
-        self.latents = moved.to(self.latents.dtype)
-        self.done += 1
-        return self.latents
+        return moved.to(self.latents.dtype)

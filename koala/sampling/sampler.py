@@ -12,6 +12,7 @@ from koala.sampling import seeds as noise_seeds
 from koala.sampling.denoising import Denoising
 from koala.sampling.profiles import EAGER, Profile
 from koala.sampling.residency import resident
+from koala.sampling.spans import SpanOf, untimed
 from koala.types import FloatImages, Images, Latents
 
 OnStep = Callable[[int, int, torch.Tensor], object]
@@ -20,11 +21,12 @@ OnStep = Callable[[int, int, torch.Tensor], object]
 class Sampler:
     """Draws images with `components` under a speed `profile`, which changes the components in place.
 
-    Row i of a batch depends on prompt i and seed i alone (to the rounding of batched arithmetic).
+    Row i of a batch depends on prompt i and seed i alone (to the rounding of batched arithmetic). Encoding, each
+    denoising step with the U-Net inside it, and decoding run inside a `span` of that name, which may time them.
     """
 
-    def __init__(self, components: Components, profile: Profile = EAGER):
-        self.components, self.profile = profile.tune(components), profile
+    def __init__(self, components: Components, profile: Profile = EAGER, span: SpanOf = untimed):
+        self.components, self.profile, self._span = profile.tune(components), profile, span
 
     def sample(
         self,
@@ -52,7 +54,8 @@ class Sampler:
         recipe = recipe or self.components.spec.recipe
         conditioner = self.components.conditioner
         assert conditioner is not None, "loaded without its text encoders"
-        with resident(conditioner.networks, self.components.device), torch.inference_mode():
+        device = self.components.device
+        with self._span("encode"), resident(conditioner.networks, device), torch.inference_mode():
             if not recipe.guided:
                 return conditioner.encode(prompts)
             return conditioner.guided(prompts, self._negatives(prompts, negative, recipe))
@@ -71,7 +74,8 @@ class Sampler:
         assert components.unet is not None, "loaded without its U-Net"
         size = self._size(height, width)
         with resident((components.unet,), components.device):
-            run = Denoising(components, condition, recipe, [noise_seeds.generator(seed) for seed in seeds], size)
+            generators = [noise_seeds.generator(seed) for seed in seeds]
+            run = Denoising(components, condition, recipe, generators, size, self._span)
             total = len(run.timesteps)
             while True:
                 if on_step:
@@ -85,7 +89,7 @@ class Sampler:
         autoencoder = self.components.autoencoder
         if autoencoder is None:
             return (latents / 2 + 0.5).clamp(0, 1)
-        with resident((autoencoder,), self.components.device), torch.inference_mode():
+        with self._span("decode"), resident((autoencoder,), self.components.device), torch.inference_mode():
             scaled = latents.to(autoencoder.dtype) / autoencoder.config.scaling_factor
             return (autoencoder.decode(scaled, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
 

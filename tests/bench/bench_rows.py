@@ -3,7 +3,7 @@
 from dataclasses import asdict, replace
 
 from bench.case import MEASUREMENT, Case
-from bench.report.table import latest_rows, to_frame
+from bench.report.frame import latest_rows, to_frame
 from koala.harness import records
 
 GPU = {

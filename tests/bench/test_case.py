@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from bench import profiles
-from bench.case import DTYPES, MEASUREMENT, Case, case_key, grid, resume_key
+from bench.case import DTYPES, MEASUREMENT, Axes, Case, case_key, grid, resume_key
 from bench.commands.sweep import only_what_fits, remark_fixed_steps
 from bench.sweeps import SWEEPS, choose
 from koala.errors import KoalaError, UnknownName
@@ -24,20 +24,24 @@ HERE = {
 }
 
 
+def cases_of(*axes, **more):
+    return grid(Axes(*(tuple(axis) if isinstance(axis, list) else axis for axis in axes), **more))
+
+
 def test_a_grid_holds_every_combination_once():
-    cases = grid(["sdxl", "koala-1b"], ["unet", "pipeline"], [512, 512], [1, 2], ["fp16"], [4, 25], "cuda")
+    cases = cases_of(["sdxl", "koala-1b"], ["unet", "pipeline"], [512, 512], [1, 2], ["fp16"], [4, 25], "cuda")
     assert len(cases) == len(set(cases)) == 2 * (2 + 2 * 2)
     assert {case.steps for case in cases if case.target == "unet"} == {None}
 
 
 def test_a_grid_takes_the_models_own_resolution_and_steps_where_none_are_given():
     spec = zoo.get("koala-700m")
-    (case,) = grid(["koala-700m"], ["pipeline"], [], [1], ["fp16"], [], "cpu")
+    (case,) = cases_of(["koala-700m"], ["pipeline"], [], [1], ["fp16"], [], "cpu")
     assert (case.resolution, case.steps) == (spec.resolution, spec.recipe.steps)
 
 
 def test_profiles_follow_each_other_and_stock_diffusers_has_no_single_step():
-    cases = grid(
+    cases = cases_of(
         ["sdxl"], ["unet", "pipeline"], [], [1], ["fp16"], [], "cuda", ["diffusers-eager", "eager", "tiny-vae"]
     )
     assert [(case.target, case.profile) for case in cases] == [
@@ -52,7 +56,7 @@ def test_profiles_follow_each_other_and_stock_diffusers_has_no_single_step():
 
 
 def test_profiles_joined_in_any_order_are_one_case():
-    cases = grid(
+    cases = cases_of(
         ["sdxl"], ["pipeline"], [], [1], ["fp16"], [], "cuda", ["compiled+tiny-vae", "tiny-vae+compiled", "eager"]
     )
     assert [case.profile for case in cases] == ["tiny-vae+compiled", "eager"]
@@ -64,7 +68,7 @@ def test_stock_diffusers_goes_with_no_other_profile():
 
 
 def test_a_model_with_fixed_timesteps_keeps_its_own_steps():
-    cases = grid(["dmd2-sdxl-4step", "sdxl"], ["pipeline"], [], [1], ["fp16"], [2, 8], "cuda")
+    cases = cases_of(["dmd2-sdxl-4step", "sdxl"], ["pipeline"], [], [1], ["fp16"], [2, 8], "cuda")
     assert [(case.model, case.steps) for case in cases] == [("dmd2-sdxl-4step", 4), ("sdxl", 2), ("sdxl", 8)]
     with pytest.raises(KoalaError, match="trained for the timesteps 999, 749, 499, 249"):
         replace(CASE, model="dmd2-sdxl-4step", steps=2)
@@ -91,7 +95,7 @@ def test_a_label_names_the_profile_only_where_there_is_one():
 
 
 def test_a_published_name_and_ours_are_one_case():
-    assert len(grid(["sdxl", "sdxl-base-1.0"], ["unet"], [512], [1], ["fp32"], [], "cpu")) == 1
+    assert len(cases_of(["sdxl", "sdxl-base-1.0"], ["unet"], [512], [1], ["fp32"], [], "cpu")) == 1
 
 
 @pytest.mark.parametrize(
@@ -103,7 +107,9 @@ def test_an_unknown_name_is_answered_with_the_known_ones(field, value):
         replace(CASE, **{field: value})
 
 
-@pytest.mark.parametrize("changes", [{"resolution": 1023}, {"resolution": 0}, {"batch_size": 0}, {"steps": 0}])
+@pytest.mark.parametrize(
+    "changes", [{"resolution": 1023}, {"resolution": 0}, {"batch_size": 0}, {"steps": 0}, {"vram_bytes": 0}]
+)
 def test_what_cannot_be_drawn_is_refused(changes):
     with pytest.raises(KoalaError):
         replace(CASE, **changes)
@@ -133,10 +139,26 @@ def test_device_driver_and_versions_change_the_resume_key(field):
         {"dtype": "bf16"},
         {"steps": 4},
         {"profile": "compiled"},
+        {"vram_bytes": 8 * 2**30},
     ],
 )
 def test_every_field_of_a_case_changes_the_resume_key(changes):
     assert case_key(replace(CASE, **changes), HERE) != case_key(CASE, HERE)
+
+
+def test_a_row_that_lacks_later_fields_answers_for_a_case_in_which_they_say_nothing():
+    fields = {name: value for name, value in asdict(CASE).items() if name not in ("pipeline", "vram_bytes")}
+    assert resume_key({"case": fields, "measurement": MEASUREMENT}, HERE) == case_key(CASE, HERE)
+
+
+def test_each_process_of_a_case_has_a_key_of_its_own():
+    assert len({case_key(CASE, HERE, process) for process in range(3)}) == 3
+    assert case_key(CASE, HERE, 0) == case_key(CASE, HERE)
+
+
+def test_caps_are_an_axis_and_stand_in_the_label():
+    cases = cases_of(["sdxl"], ["unet"], [], [1], ["fp16"], [], "cuda", vram=(None, 8 * 2**30))
+    assert [case.label for case in cases] == ["sdxl unet 1024px fp16", "sdxl unet 1024px fp16 in 8 GiB"]
 
 
 def test_a_case_knows_the_dtypes_that_can_be_loaded_and_their_sizes():
@@ -156,9 +178,7 @@ def test_another_way_of_measuring_is_measured_again():
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_every_named_sweep_expands_to_cases_of_the_zoo(name, gpus):
     sweep = choose(name, gpus)
-    dtypes = [d for d in sweep.dtypes if d != "auto"] or ["fp32"]
-    axes = (sweep.models, sweep.targets, sweep.resolutions, sweep.batch_sizes, dtypes, sweep.steps, sweep.device)
-    cases = grid(*axes, sweep.profiles)
+    cases = grid(sweep.axes(tuple(d for d in sweep.dtypes if d != "auto") or ("fp32",)))
     assert cases
     assert {case.profile for case in cases} == {profiles.get(name).name for name in sweep.profiles}
     assert sweep.name == name
@@ -171,14 +191,13 @@ def test_auto_measures_steps_on_a_cpu_and_images_too_on_a_gpu():
 
 
 def test_an_unknown_sweep_is_answered_with_the_known_ones():
-    with pytest.raises(UnknownName, match="auto, cpu, paper, profiles, resolutions, smoke"):
+    with pytest.raises(UnknownName, match="auto, batches, cards, cpu, paper, profiles, resolutions, smoke"):
         choose("papers", 0)
 
 
 def test_the_paper_sweep_draws_each_model_at_its_own_resolution_beside_stock_diffusers():
     sweep = choose("paper", 1)
-    axes = (sweep.models, sweep.targets, sweep.resolutions, sweep.batch_sizes, sweep.dtypes, sweep.steps, sweep.device)
-    cases = grid(*axes, sweep.profiles)
+    cases = grid(sweep.axes(sweep.dtypes))
     native = {(case.model, case.resolution, case.steps, case.profile) for case in cases if case.target == "pipeline"}
     for model, resolution, steps in (("koala-turbo-1b", 512, 10), ("sdm-v2.0", 768, 25), ("sdxl-turbo", 512, 1)):
         assert {(model, resolution, steps, "eager"), (model, resolution, steps, "diffusers-eager")} <= native
@@ -195,7 +214,7 @@ def test_the_paper_sweep_says_what_is_missing_on_a_machine_without_a_gpu():
 
 def test_auto_leaves_out_what_free_memory_cannot_hold():
     console = Console(file=io.StringIO(), width=200)
-    cases = grid(["koala-700m", "koala-1b", "sdxl"], ["unet"], [256], [1], ["fp32"], [], "cpu")
+    cases = cases_of(["koala-700m", "koala-1b", "sdxl"], ["unet"], [256], [1], ["fp32"], [], "cpu")
     kept = only_what_fits(cases, 8 * 2**30, console)
     assert [case.model for case in kept] == ["koala-700m", "koala-1b"]
     assert "left out: sdxl unet 256px fp32 does not fit into 8.0 GiB" in console.file.getvalue()

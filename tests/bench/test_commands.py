@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from box_folders import save
 
 from koala.harness import records
 
@@ -67,7 +68,7 @@ def swept(tmp_path_factory):
 def test_a_sweep_prints_one_table_and_writes_rows_csv_and_markdown(swept):
     folder, done = swept
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("| tiny-sdxl") == 3
+    assert done.stdout.count("| tiny-sdxl") == 3 + 2  # images stand in the table of their parts too
     assert "Weights are random" in done.stdout
     assert "[6/6]" in done.stderr
     assert sorted(p.name for p in (folder / "runs/bench").iterdir()) == ["rows.csv", "rows.jsonl", "rows.md"]
@@ -171,6 +172,11 @@ def test_a_torn_last_line_is_reported_and_its_case_measured_again(swept, tmp_pat
         (["sweep", "smoke", "--device", "cuda:99"], "there is no cuda:99 here"),
         (["sweep", "smoke", "--out", "/proc/nowhere/rows.jsonl"], "cannot write /proc/nowhere/rows.jsonl"),
         (["sweep", "smoke", "--out", "rows.csv"], "must name a .jsonl file"),
+        (["sweep", "smoke", "--vram", "8 bananas"], "'8 bananas' is no number of bytes such as 8GiB"),
+        (["sweep", "smoke", "--processes", "0"], "--processes must be at least 1"),
+        (["sweep", "--pipeline", "no/such-folder/here"], "no/such-folder/here"),
+        (["breakdown", "koala-70m"], "did you mean 'koala-700m'"),
+        (["compare", "a.jsonl", "b.jsonl"], "cannot read a.jsonl"),
         (["swep"], "did you mean 'sweep'"),
         (["table"], "run `python -m bench sweep`"),
         (["table", "no-such.jsonl"], "cannot read no-such.jsonl"),
@@ -183,6 +189,41 @@ def test_a_users_mistake_is_one_clear_line_and_exit_code_2(args, words, tmp_path
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_a_smaller_card_and_a_pipeline_as_a_black_box_stand_beside_the_zoo(tmp_path):
+    folder = save("pixart", tmp_path / "own-pixart")
+    tiny = ["--resolutions", "64", "--dtypes", "fp32", "--steps", "2", "--repeats", "2", "--budget", "0"]
+    beside = ["--device", "cpu", "--pipeline", folder, "--models", "tiny-koala-700m", "--profiles", "eager,low-vram"]
+    done = bench("sweep", "smoke", *beside, *tiny, "--targets", "pipeline", "--vram", "none,20MB", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = records.read([tmp_path / "runs/bench/rows.jsonl"]).rows
+    box, eager = rows[:2], rows[2:]
+    assert [row["status"] for row in box] == ["ok", "oom"]
+    assert [(row["case"]["profile"], row["status"]) for row in eager] == [
+        *(("eager", "ok"), ("eager", "oom"), ("low-vram", "ok"), ("low-vram", "oom"))
+    ] or sys.platform != "linux"
+    assert box[0]["case"]["model"].startswith("own-pixart@")
+    assert (box[0]["class_name"], box[0]["unet_calls"]) == ("PixArtAlphaPipeline", 4)
+    assert box[0]["flops"] > 0
+    assert "own-pixart@" in done.stdout
+    assert "tiny-koala-700m pipeline 64 px fp32 in" in done.stdout
+    assert "eager is out of memory; nor do low-vram fit" in done.stdout
+
+
+def test_processes_are_joined_in_the_table_and_compared_with_another_run(tmp_path):
+    args = [*SMOKE, "--models", "tiny-koala-700m", "--targets", "unet", "--processes", "2"]
+    for name in ("a.jsonl", "b.jsonl"):
+        done = bench(*args, "--out", name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert statuses(tmp_path / name) == ["ok"] * 2
+    assert done.stdout.count("| tiny-koala-700m") == 1
+    assert "the interval resamples these" in done.stdout
+    again = bench(*args, "--out", "b.jsonl", cwd=tmp_path)
+    assert "2 of 2 processes are measured already" in again.stderr
+    compared = bench("compare", "a.jsonl", "b.jsonl", cwd=tmp_path)
+    assert compared.returncode in (0, 1), compared.stderr
+    assert "tiny-koala-700m unet 64" in compared.stdout
 
 
 def test_a_profile_that_cannot_work_here_is_an_answer_and_asked_again_for_it_may_work_later(tmp_path):
@@ -232,7 +273,7 @@ def children_cpu_s() -> float:
 
 
 def test_help_of_every_command_shows_examples_quickly():
-    for command in ("sweep", "table", "publish"):
+    for command in ("sweep", "table", "compare", "breakdown", "roofline", "check", "publish"):
         start = children_cpu_s()
         done = bench(command, "--help", cwd=ROOT)
         assert children_cpu_s() - start < 2

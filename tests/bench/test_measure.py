@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.instruments.clock import Clock, CpuClock
-from bench.measure import TARGET_REACH, Rule, Workload, repeat
+from bench.instruments.phases import CALL, Phases, Span
+from bench.measure import Workload, part_seconds, repeat
+from bench.rule import MOST_WARMUP, SETTLED_BITS, TARGET_REACH, Rule, entropy_growth
 from koala.harness.stats import relative_reach
 
 NOISY = (1.0, 1.5)  # two values in turn: an interval of the median never gets tight
@@ -34,11 +36,27 @@ class ScriptedClock:
         return end - start
 
 
+class ScriptedPhases(Phases):
+    """Phases that say of the n-th run what a script says: that many steps, each of the run's number of seconds."""
+
+    def __init__(self, clock, spans):
+        super().__init__(clock)
+        self.script, self.runs = spans, 0
+
+    def clear(self):
+        self.runs += 1
+
+    def spans(self):
+        inside = [Span(name, 0.0, float(self.runs)) for name in self.script]
+        return [*inside, Span(CALL, 0.0, 9.0)] if inside else []
+
+
 class Diary:
     """A workload that writes down what is done to it, and whether the clock was running."""
 
-    def __init__(self, clock, num_steps=0, stages=()):
-        self.clock, self.num_steps, self.stages, self.lines, self.timed = clock, num_steps, stages, [], []
+    def __init__(self, clock, spans=()):
+        self.clock, self.lines, self.timed = clock, [], []
+        self.phases = ScriptedPhases(clock, spans)
 
     def note(self, line):
         self.lines.append(line)
@@ -50,22 +68,24 @@ class Diary:
     def run(self):
         self.note("run")
 
-    def step_seconds(self, clock):
-        assert clock is self.clock
-        self.note("steps")
-        run = self.lines.count("run")
-        return [float(10 * run + step) for step in range(self.num_steps)]
 
-    def stage_seconds(self, clock):
-        assert clock is self.clock
-        self.note("stages")
-        return {stage: float(self.lines.count("run")) for stage in self.stages}
+class Heard:
+    """A listener that keeps what it hears."""
+
+    def __init__(self):
+        self.lines = []
+
+    def warmed_up(self):
+        self.lines.append("warmed up")
+
+    def timed(self, stage, timing):
+        self.lines.append((stage, timing))
 
 
-def measured(times, rule, num_steps=0, stages=(), **options):
+def measured(times, rule, spans=(), listener=None):
     clock = ScriptedClock(times)
-    diary = Diary(clock, num_steps, stages)
-    return repeat(diary, clock, rule, **options), diary
+    diary = Diary(clock, spans)
+    return repeat(diary, clock, rule, listener), diary
 
 
 def test_the_fakes_are_what_the_code_asks_for():
@@ -80,46 +100,70 @@ def test_warm_up_runs_are_kept_apart_and_never_measured(warmup):
     assert samples.warmup == slow
     assert samples.total == [1.0] * 6
     assert samples.seconds == {"total": [1.0] * 6, "device": [0.5] * 6}
-    assert diary.lines.count("run") == warmup + 6
+    assert diary.lines == ["prepare", "run"] * (warmup + 6)
 
 
 def test_every_run_is_prepared_first_and_only_the_run_is_timed():
     _, diary = measured(forever(1.0), Rule(warmup=2))
-    assert diary.lines == ["prepare", "run"] * 2 + ["prepare", "run", "stages", "steps"] * 6
     assert {line for line, timed in zip(diary.lines, diary.timed, strict=True) if timed} == {"run"}
     assert [timed for line, timed in zip(diary.lines, diary.timed, strict=True) if line == "run"] == [True] * 8
 
 
+def test_a_first_sample_that_the_next_undercuts_by_a_tenth_was_warm_up():
+    heard = Heard()
+    samples, _ = measured(chain([30.0, 9.0, 2.0, 1.0], forever(1.0)), Rule(warmup=1), ["encode"], heard)
+    assert samples.warmup == [30.0, 9.0, 2.0]
+    assert samples.total == samples.seconds["device"][:0] + [1.0] * 6
+    assert [line if isinstance(line, str) else line[0] for line in heard.lines] == [
+        *("warm-up", "warmed up", "sample", "again", "again"),
+        *["sample"] * 5,
+    ]
+    assert len(samples.seconds["encode"]) == 6
+
+
+def test_calls_that_get_faster_for_ever_are_not_left_out_for_ever():
+    samples, _ = measured((0.8**n for n in range(200)), Rule(warmup=0, repeats=3, budget_s=0.0))
+    assert len(samples.warmup) == MOST_WARMUP
+    assert len(samples.total) == 3
+
+
+def test_a_later_fast_sample_makes_no_warm_up_of_those_before_it():
+    samples, _ = measured([9.0, 1.0, 1.0, 0.5, 1.0, 1.0, 1.0], Rule(budget_s=0.0))
+    assert (samples.warmup, len(samples.total)) == ([9.0], 6)
+
+
 def test_steps_are_kept_one_list_a_sample_and_those_of_warm_up_are_not():
-    samples, _ = measured(forever(1.0), Rule(warmup=1), num_steps=2)
-    assert samples.steps == [[10.0 * run, 10.0 * run + 1] for run in range(2, 8)]
+    samples, _ = measured(forever(1.0), Rule(warmup=1), ["step", "step"])
+    assert samples.steps == [[float(run)] * 2 for run in range(2, 8)]
 
 
 def test_stages_stand_beside_the_total_one_value_a_sample():
-    heard = []
-    samples, _ = measured(
-        forever(1.0),
-        Rule(warmup=1),
-        stages=("encode", "decode"),
-        on_sample=lambda stage, timing: heard.append(timing.get("decode")),
-    )
+    heard = Heard()
+    samples, _ = measured(forever(1.0), Rule(warmup=1), ["encode", "decode"], heard)
     assert samples.seconds["encode"] == samples.seconds["decode"] == [2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
     assert samples.total == [1.0] * 6
-    assert heard == [None, *samples.seconds["decode"]]
+    assert [line[1].get("decode") for line in heard.lines if line[0] == "sample"] == samples.seconds["decode"]
 
 
 def test_a_workload_without_steps_keeps_none():
     assert measured(forever(1.0), Rule())[0].steps == []
 
 
-def test_on_sample_hears_of_each_timing_as_it_is_made():
-    heard = []
+def test_parts_of_a_call_are_sums_of_its_spans_and_a_lone_step_has_no_stages():
+    names = ["rest", "scheduler", "unet", "step", "unet", "step", "rest", "decode"]
+    spans = [Span(name, 0.0, 2.0) for name in names]
+    step = {"unet": 4.0, "scheduler": 2.0}
+    assert part_seconds([*spans, Span(CALL, 0.0, 9.0)]) == {"denoise": 4.0, "decode": 2.0, "rest": 4.0} | step
+    assert part_seconds(spans) == step
 
-    times = [9.0, 8.0, 1.0, 2.0, 1.0, 1.0, 1.0, 1.0]
-    measured(
-        times, Rule(warmup=2, budget_s=0.0), on_sample=lambda stage, timing: heard.append((stage, timing["total"]))
-    )
-    assert heard == [("warm-up", 9.0), ("warm-up", 8.0), *(("sample", seconds) for seconds in times[2:])]
+
+def test_a_listener_hears_of_each_timing_as_it_is_made():
+    heard, times = Heard(), [9.0, 8.0, 1.0, 2.0, 1.0, 1.0, 1.0, 1.0]
+    measured(times, Rule(warmup=2, budget_s=0.0), listener=heard)
+    assert [line if isinstance(line, str) else (line[0], line[1]["total"]) for line in heard.lines] == [
+        *(("warm-up", 9.0), ("warm-up", 8.0), "warmed up"),
+        *(("sample", seconds) for seconds in times[2:]),
+    ]
 
 
 # ---- when to stop
@@ -141,8 +185,31 @@ def test_sampling_stops_as_soon_as_the_interval_of_the_median_is_tight():
     n = len(samples.total)
     assert samples.total == times[:n]
     assert n > 6
-    assert relative_reach(times[:n]) <= TARGET_REACH
-    assert all(relative_reach(times[:k]) > TARGET_REACH for k in range(1, n))
+    assert settled(times[:n])
+    assert not any(settled(times[:k]) for k in range(6, n))
+
+
+def settled(times):
+    return relative_reach(times) <= TARGET_REACH and entropy_growth(times, TARGET_REACH) <= SETTLED_BITS
+
+
+def test_a_tight_median_is_not_enough_while_the_noise_still_shows_something_new():
+    times = [*[1.0] * 8, *[1.0, 1.0, 1.0, 1.3] * 100]  # one call in four begins to be slow
+    assert relative_reach(times[:16]) <= TARGET_REACH
+    assert entropy_growth(times[:16], TARGET_REACH) > SETTLED_BITS
+    samples, _ = measured([1.0, *times], Rule(repeats=16, budget_s=PATIENT))
+    assert 16 < len(samples.total) < 200
+
+
+@given(st.lists(st.floats(0.5, 2.0), min_size=4, max_size=60), st.integers(-10, 10))
+def test_entropy_grows_alike_in_every_unit(times, power):
+    other = entropy_growth([time * 2.0**power for time in times], TARGET_REACH)
+    assert other == entropy_growth(times, TARGET_REACH)
+
+
+def test_noise_that_repeats_itself_has_no_growing_entropy():
+    assert entropy_growth([1.0, 1.1, 1.2, 1.3] * 8, TARGET_REACH) == pytest.approx(0)
+    assert entropy_growth([1.0] * 50, TARGET_REACH) == 0
 
 
 def test_three_slow_calls_are_too_few_to_be_tight_so_the_budget_decides():
@@ -173,8 +240,10 @@ def test_sampling_stops_at_the_first_moment_that_the_rule_allows(times, repeats,
     rule = Rule(warmup=0, repeats=repeats, budget_s=budget_s, most=most)
     total = measured(times, rule)[0].total
 
+    times = times[len(measured(times, rule)[0].warmup) :]
+
     def may_stop(n):
-        spent, known = sum(times[:n]) >= budget_s, relative_reach(times[:n]) <= TARGET_REACH
+        spent, known = sum(times[:n]) >= budget_s, settled(times[:n])
         least = repeats or (6 if min(times[:n]) < 2 else 3)
         return n >= least and (n >= most or spent or known)
 
@@ -184,17 +253,13 @@ def test_sampling_stops_at_the_first_moment_that_the_rule_allows(times, repeats,
 
 def test_the_real_clock_times_a_workload_and_not_its_preparation():
     class Sleeper:
+        phases = Phases(CpuClock())
+
         def prepare(self):
             time.sleep(0.05)
 
         def run(self):
             time.sleep(0.01)
-
-        def step_seconds(self, clock):
-            return []
-
-        def stage_seconds(self, clock):
-            return {}
 
     samples = repeat(Sleeper(), CpuClock(), Rule(warmup=1, repeats=3, budget_s=0.0))
     assert 0.01 <= min(samples.total) < 0.05

@@ -64,7 +64,7 @@ def test_published_cells_stand_beside_measured_ones_and_are_marked(tmp_path):
         row(vega, [7.77] * 6),
     )
     page = comparison(read_published(REFERENCE), [path])
-    lines = {line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("|")}
+    lines = {line.split("|")[1].strip(): line for line in reversed(page.splitlines()) if line[:1] == "|"}
     assert "9.65 \\| 10.4" in lines["sdxl-base-1.0"]
     assert "3.00 \\| 3.00" in lines["sdxl-base-1.0"]
     assert "4.00 \\| 3.00" in lines["sdxl-base-1.0"]

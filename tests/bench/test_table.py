@@ -5,8 +5,9 @@ from dataclasses import asdict, replace
 import pytest
 from bench_rows import GPU, PIPELINE, SDXL, SIX, frame_of, row, store
 
+from bench.report.frame import latest_rows, to_frame
 from bench.report.pytest_json import read_any
-from bench.report.table import latest_rows, render_markdown, to_frame
+from bench.report.table import render_markdown
 from koala.errors import KoalaError
 from koala.harness import records
 
@@ -84,7 +85,7 @@ def test_stages_of_a_pipeline_have_their_own_medians_and_columns(tmp_path):
     line["samples_s"] = {"total": [1.0, 1.1, 1.2], **stages}
     frame = frame_of(store(tmp_path / "r.jsonl", line))
     assert frame[["encode_s", "denoise_s", "decode_s"]].iloc[0].tolist() == [0.1, 0.8, 0.06]
-    assert frame[["unet_calls", "decode_dtype"]].iloc[0].tolist() == [50, "fp32"]
+    assert frame[["nfe", "decode_dtype"]].iloc[0].tolist() == [50, "fp32"]
     assert "| denoise [s] |" in re.sub(" +", " ", render_markdown(frame))
     assert "denoise [s]" not in render_markdown(frame_of(store(tmp_path / "unet.jsonl", row(SDXL, SIX))))
 

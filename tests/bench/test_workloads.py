@@ -1,16 +1,17 @@
 """What is timed, on the tiny twin of every kind of recipe in the zoo."""
 
 from dataclasses import replace
-from itertools import count
 
 import pytest
 import torch
 
 from bench.case import Case
 from bench.instruments.clock import CpuClock
-from bench.measure import Workload
-from bench.worker import decode_dtype, unet_calls
-from bench.workloads import DiffusersPipeline, SampledImage, UNetStep, build_workload
+from bench.instruments.phases import Phases
+from bench.measure import Workload, part_seconds
+from bench.survey import unet_calls
+from bench.worker import decode_dtype
+from bench.workloads import SampledImage, UNetStep, build_workload
 from koala.models import zoo
 from koala.models.load import load
 from koala.sampling.profiles import get as get_profile
@@ -37,14 +38,17 @@ def case_of(model, target, profile="eager", steps=2, batch_size=BATCH, dtype="fp
     return Case(model, target, 64, batch_size, dtype, steps if target == "pipeline" else None, "cpu", profile=profile)
 
 
-def ticking():
-    """A clock that reads one second more at each look."""
-    ticks = count()
-    return CpuClock(now=lambda: float(next(ticks)))
+def built(case, spec=None):
+    return build_workload(spec or zoo.get(case.model), case, Phases(CpuClock()))
 
 
-def built(case, clock=None):
-    return build_workload(zoo.get(case.model), case, clock or ticking())[0]
+def spans_of(workload):
+    """The names of the spans of one run in the order in which they ended, and the seconds of each part."""
+    workload.prepare()
+    workload.phases.clear()
+    CpuClock().time(workload.run)
+    spans = workload.phases.spans()
+    return [span.name for span in spans], part_seconds(spans)
 
 
 def in_few_steps(model, steps):
@@ -56,7 +60,7 @@ def in_few_steps(model, steps):
 @pytest.mark.parametrize("model", kinds_of_recipe())
 def test_a_step_goes_through_the_whole_schedule_and_begins_again(model):
     spec, finals = in_few_steps(model, 3), []
-    workload, _ = build_workload(spec, case_of(model, "unet"), ticking())
+    workload, _ = built(case_of(model, "unet"), spec)
     assert isinstance(workload, UNetStep)
     for _ in range(timesteps_of(spec) + 1):
         workload.prepare()
@@ -64,7 +68,7 @@ def test_a_step_goes_through_the_whole_schedule_and_begins_again(model):
     assert finals[-1].shape == (BATCH, 4, 64 // spec.downscale, 64 // spec.downscale)
     assert all(latents.isfinite().all() for latents in finals)
     assert [torch.equal(latents, finals[0]) for latents in finals] == [True, *[False] * (len(finals) - 2), True]
-    assert (workload.step_seconds(CpuClock()), workload.stage_seconds(CpuClock())) == ([], {})
+    assert set(spans_of(workload)[1]) == {"unet", "scheduler"}
 
 
 def timesteps_of(spec):
@@ -75,7 +79,7 @@ def timesteps_of(spec):
 @pytest.mark.parametrize("model", kinds_of_recipe())
 def test_every_pipeline_ends_in_float_images_with_one_time_a_step(model, profile):
     case = case_of(model, "pipeline", profile)
-    workload = built(case)
+    workload, _ = built(case)
     assert isinstance(workload, Workload)
     calls = timesteps_of(in_few_steps(model, case.steps))
     for _ in range(2):
@@ -84,47 +88,44 @@ def test_every_pipeline_ends_in_float_images_with_one_time_a_step(model, profile
         assert images.shape == (BATCH, 3, 64, 64)
         assert images.is_floating_point()
         assert 0 <= images.min() <= images.max() <= 1
-        assert workload.step_seconds(ticking()) == [1.0] * calls
-        assert list(workload.stage_seconds(ticking())) == ["encode", "denoise", "decode"]
+        names, parts = spans_of(workload)
+        assert names.count("step") == names.count("unet") == calls
+        assert set(parts) == {"encode", "denoise", "decode", "rest", "unet", "scheduler"}
     assert unet_calls(zoo.get(model), case) == calls * (2 if zoo.get(model).recipe.guided else 1)
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_marks_of_our_sampler_lie_between_its_stages_and_around_each_step(steps):
-    clock = ticking()
-    workload = built(case_of("tiny-sdxl", "pipeline", steps=steps), clock)
-    workload.prepare()
-    workload.run()
-    # looks at the clock: start | encoded | before the first step, after each | denoised | decoded
-    assert workload.stage_seconds(clock) == {"encode": 1.0, "denoise": steps + 2.0, "decode": 1.0}
-    assert workload.step_seconds(clock) == [1.0] * steps
+@pytest.mark.parametrize("profile", ["eager", "diffusers-eager"])
+def test_the_stages_of_an_image_follow_each_other_with_the_rest_between_them(profile, steps):
+    names, _ = spans_of(built(case_of("tiny-sdxl", "pipeline", profile, steps=steps))[0])
+    a_step = ["scheduler", "unet", "scheduler", "step"]
+    if profile == "diffusers-eager":  # seen from outside, a first step begins with its U-Net call
+        assert [name for name in names if name not in ("rest", "scheduler")] == [
+            *("encode", *["unet", "step"] * steps, "decode", "call")
+        ]
+    else:
+        assert names == [
+            *("rest", "encode", "rest"),
+            *[*a_step, "rest"] * steps,
+            *("decode", "rest", "call"),
+        ]
 
 
-@pytest.mark.parametrize("steps", [1, 3])
-def test_marks_of_diffusers_pipeline_begin_at_its_first_unet_call(steps):
-    clock = ticking()
-    workload = built(case_of("tiny-sdxl", "pipeline", "diffusers-eager", steps=steps), clock)
-    assert isinstance(workload, DiffusersPipeline)
-    workload.prepare()
-    workload.run()
-    assert workload.stage_seconds(clock) == {"encode": 1.0, "denoise": float(steps), "decode": 1.0}
-    assert workload.step_seconds(clock) == [1.0] * steps
-
-
-def test_stages_add_up_to_the_whole_call():
-    clock = CpuClock()
+def test_parts_add_up_to_the_whole_call():
     for profile in ("eager", "diffusers-eager"):
-        workload = built(case_of("tiny-sdxl", "pipeline", profile), clock)
+        workload, _ = built(case_of("tiny-sdxl", "pipeline", profile))
         workload.prepare()
-        total = clock.time(workload.run)["total"]
-        assert sum(workload.stage_seconds(clock).values()) == pytest.approx(total, rel=0.03)
+        total = CpuClock().time(workload.run)["total"]
+        parts = part_seconds(workload.phases.spans())
+        assert sum(parts[name] for name in ("encode", "denoise", "decode", "rest")) == pytest.approx(total, rel=0.02)
+        assert parts["unet"] + parts["scheduler"] == pytest.approx(parts["denoise"], rel=0.02)
 
 
 def test_both_ways_run_the_unet_equally_often():
     counts = {}
     for profile in ("eager", "diffusers-eager"):
         case = case_of("tiny-sdm-v1.4", "pipeline", profile, steps=3)
-        workload, components = build_workload(zoo.get(case.model), case, ticking())
+        workload, components = built(case)
         rows = []
         components.unet.register_forward_pre_hook(lambda module, args, rows=rows: rows.append(len(args[0])))
         workload.prepare()
@@ -137,7 +138,7 @@ def test_both_ways_run_the_unet_equally_often():
 def test_a_step_of_a_model_that_is_not_guided_runs_half_the_rows():
     for model, rows in (("tiny-sdxl", 2 * BATCH), ("tiny-sdxl-turbo", BATCH)):
         case, seen = case_of(model, "unet"), []
-        workload, components = build_workload(zoo.get(model), case, ticking())
+        workload, components = built(case)
         components.unet.register_forward_pre_hook(lambda module, args, seen=seen: seen.append(len(args[0])))
         workload.prepare()
         workload.run()
@@ -146,11 +147,11 @@ def test_a_step_of_a_model_that_is_not_guided_runs_half_the_rows():
 
 
 def test_a_profile_reaches_the_networks():
-    tiny = built(case_of("tiny-sdxl", "pipeline", "tiny-vae"))
+    tiny, _ = built(case_of("tiny-sdxl", "pipeline", "tiny-vae"))
     assert isinstance(tiny, SampledImage)
     tiny.prepare()
     assert tiny.run().shape == (BATCH, 3, 64, 64)
-    _, components = build_workload(zoo.get("tiny-sdxl"), case_of("tiny-sdxl", "pipeline", "low-vram"), ticking())
+    _, components = built(case_of("tiny-sdxl", "pipeline", "low-vram"))
     assert components.autoencoder.use_tiling
     assert components.autoencoder.use_slicing
 

@@ -72,7 +72,7 @@ def test_a_value_without_an_interval_is_hollow(tmp_path, low, face):
 
 def test_labels_of_rows_do_not_overlap_and_stay_on_the_page(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(figures, "_save", lambda figure, base: drawn.append(figure) or [])
+    monkeypatch.setattr(figures, "save", lambda figure, base: drawn.append(figure) or [])
     names = [f"koala-lightning-700m at {steps} steps of a long name" for steps in range(12)]
     metrics = [metric_row(f"id{i}", f"clip_score:ViT-H-14-quickgelu/metaclip_fullcc_{i}") for i in range(5)]
     frame, tags = frames(*names, metrics=metrics)

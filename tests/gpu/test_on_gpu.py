@@ -8,8 +8,9 @@ import torch
 from bench import sweep
 from bench.case import Case
 from bench.instruments.clock import clock_for
+from bench.instruments.phases import Phases
 from bench.isolate import ForkServer
-from bench.measure import Rule
+from bench.rule import Rule
 from bench.workloads import UNetStep
 from koala.harness import environment
 from koala.models import zoo
@@ -21,7 +22,7 @@ CUDA = torch.device("cuda")
 
 
 class Silent:
-    def begin(self, case): ...
+    def begin(self, job): ...
 
     def message(self, message): ...
 
@@ -30,7 +31,7 @@ class Silent:
 
 def measured(case, tmp_path, rule=None):
     rule = rule or Rule(warmup=1, repeats=6, budget_s=0.0)
-    (row,) = sweep.run([case], rule, 300.0, tmp_path / "rows.jsonl", ForkServer(), Silent())
+    (row,) = sweep.run([sweep.Job(case)], sweep.Plan(rule, 300.0), tmp_path / "rows.jsonl", ForkServer(), Silent())
     return row
 
 
@@ -100,7 +101,7 @@ def test_random_weights_take_as_long_as_plain_normal_ones(capsys):
     normal = load(zoo.get("sdxl"), CUDA, "fp16", parts=("unet",))
     plain_normal(normal.unet)
     clock = clock_for(CUDA)
-    steps = [UNetStep(ours, case), UNetStep(normal, case)]
+    steps = [UNetStep(components, case, Phases(clock)) for components in (ours, normal)]
     times = [[], []]
     for _ in range(60):
         for step, seconds in zip(steps, times, strict=True):

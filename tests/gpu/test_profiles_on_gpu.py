@@ -6,7 +6,7 @@ import torch
 from bench import sweep
 from bench.case import Case
 from bench.isolate import ForkServer
-from bench.measure import Rule
+from bench.rule import Rule
 from koala.models import zoo
 from koala.models.load import load
 from koala.sampling import profiles
@@ -20,7 +20,7 @@ RULE = Rule(warmup=3, repeats=3, budget_s=0.0)
 
 
 class Silent:
-    def begin(self, case): ...
+    def begin(self, job): ...
 
     def message(self, message): ...
 
@@ -59,7 +59,7 @@ def rows(tmp_path_factory):
     def row(profile, model):
         if (model, profile) not in known:
             case = Case(model, "pipeline", 512, 1, "fp16", 4, "cuda", profile=profile)
-            (known[model, profile],) = sweep.run([case], RULE, 300.0, path, server, Silent())
+            (known[model, profile],) = sweep.run([sweep.Job(case)], sweep.Plan(RULE, 300.0), path, server, Silent())
         return known[model, profile]
 
     return row

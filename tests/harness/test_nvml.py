@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
+import pynvml
 import pytest
 import torch
-from fakes import FakeGpu, FakeNvml
+from fakes import FakeGpu, FakeNvml, FakeNvmlError, FakeTime
 
-from koala.harness.nvml import Nvml
+from koala.harness.nvml import HELD_BY_SETTING, THROTTLE_REASONS, Nvml
 
 GPUS = (
     FakeGpu(name="first", uuid="GPU-aaaa-1111", used=100),
@@ -110,3 +113,111 @@ def test_used_bytes_are_those_of_the_visible_gpu_and_read_anew_each_time():
 
 def test_the_real_library_sees_as_many_gpus_as_torch():
     assert Nvml().count() == torch.cuda.device_count()
+
+
+def of(now=lambda: 0.0, old=False, **facts):
+    return Nvml(library=FakeNvml([FakeGpu(**facts)], now=now, old=old), visible="0")
+
+
+def test_processes_that_compute_and_draw_are_listed_once_with_the_larger_figure():
+    nvml = of(computing={10: 500, 11: None}, drawing={10: 300, 11: 7, 12: 2**64 - 1})
+    assert nvml.process_bytes(0) == {10: 500, 11: 7, 12: None}
+
+
+def test_one_kind_of_processes_is_enough_and_none_of_both_is_null():
+    assert of(computing={10: 5}, drawing=None).process_bytes(0) == {10: 5}
+    assert of(computing={}).process_bytes(0) == {}
+    assert of(computing=None, drawing=None).process_bytes(0) is None
+
+
+def test_what_a_gpu_does_now_is_in_hertz_degrees_watts_and_joules():
+    time = FakeTime()
+    nvml = of(
+        time, present_sm_clock_mhz=lambda t: 345 + t, power_mw=lambda t: 100_000 * t, energy_mj=lambda t: 5000 * t
+    )
+    time.seconds = 3
+    assert (nvml.sm_clock_hz(0), nvml.temperature_c(0)) == (348_000_000, 32)
+    assert (nvml.power_w(0), nvml.energy_j(0)) == (pytest.approx(300), pytest.approx(15))
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(
+    ("bits", "reasons"),
+    [
+        (0x0, set()),
+        (0x1 | 0x2 | 0x100 | 0x400, set()),
+        (0x4, {"power cap"}),
+        (0x8 | 0x40, {"hardware slowdown", "thermal (hardware)"}),
+        (0x20 | 0x80 | 0x1, {"thermal (software)", "power brake"}),
+    ],
+)
+def test_throttling_has_names_and_neither_idling_nor_settings_are_throttling(bits, reasons, old):
+    assert of(clock_events=bits, old=old).throttle_reasons(0) == reasons
+
+
+def test_the_names_of_throttling_stand_at_the_bits_of_the_real_library():
+    names = {
+        "SwPowerCap": "power cap",
+        "HwSlowdown": "hardware slowdown",
+        "SyncBoost": "sync boost",
+        "SwThermalSlowdown": "thermal (software)",
+        "HwThermalSlowdown": "thermal (hardware)",
+        "HwPowerBrakeSlowdown": "power brake",
+    }
+    for constant, name in names.items():
+        assert THROTTLE_REASONS[getattr(pynvml, f"nvmlClocksEventReason{constant}")] == name
+    assert pynvml.nvmlClocksEventReasonApplicationsClocksSetting == HELD_BY_SETTING
+    assert not THROTTLE_REASONS.keys() & {HELD_BY_SETTING, pynvml.nvmlClocksEventReasonGpuIdle}
+
+
+def test_every_question_to_the_driver_is_a_function_of_the_real_library():
+    fake = [name for name in vars(FakeNvml) if name.startswith(("nvml", "NVML"))]
+    assert len(fake) > 25 and not [name for name in fake if not hasattr(pynvml, name)]
+
+
+def test_settings_are_those_of_now_and_not_of_after_a_restart():
+    settings = of(ecc=0, mig=0, clock_events=0x2, power_limit_mw=350_000, compute_mode=3).settings(0)
+    assert (settings.ecc, settings.mig, settings.persistence, settings.display) == (False, False, True, False)
+    assert (settings.power_limit_w, settings.default_power_limit_w) == (pytest.approx(350), pytest.approx(700))
+    assert (settings.clocks_held, settings.compute_mode) == (True, "exclusive process")
+    assert settings.application_clock_hz == settings.default_application_clock_hz == 1_980_000_000
+
+
+ANSWERS = {
+    "used": "used_bytes",
+    "present_sm_clock_mhz": "sm_clock_hz",
+    "temperature_c": "temperature_c",
+    "power_mw": "power_w",
+    "energy_mj": "energy_j",
+    "clock_events": "throttle_reasons",
+}
+
+
+@pytest.mark.parametrize("silent", ANSWERS)
+def test_a_reading_that_a_card_does_not_give_is_null_and_the_others_are_not(silent):
+    nvml = of(**{silent: None})
+    assert [name for name, method in ANSWERS.items() if getattr(nvml, method)(0) is None] == [silent]
+
+
+def test_settings_that_a_card_does_not_tell_are_null():
+    silent = ("persistence", "ecc", "mig", "display", "compute_mode", "power_limit_mw", "default_power_limit_mw")
+    clocks = ("application_clock_mhz", "default_application_clock_mhz", "clock_events")
+    settings = of(**dict.fromkeys(silent + clocks)).settings(0)
+    assert set(vars(settings).values()) == {None}
+
+
+def test_a_function_that_the_library_no_longer_has_is_a_question_without_an_answer():
+    library = SimpleNamespace(NVMLError=FakeNvmlError, NVML_CLOCK_SM=1)
+    nvml = Nvml(library=FakeNvml(), visible="0")
+    assert nvml.count() == 1
+    nvml._nvml = library
+    assert nvml.energy_j(0) is None and nvml.settings(0).application_clock_hz is None
+
+
+def test_the_driver_tells_the_newest_cuda_that_it_supports():
+    assert of().driver_cuda() == (13, 0)
+    assert Nvml(library=FakeNvml(driver=None)).driver_cuda() is None
+
+
+def test_a_gpu_is_named_for_nvidia_smi_by_its_uuid_and_not_by_its_visible_number():
+    assert Nvml(library=FakeNvml(GPUS), visible="2,0").uuid(0) == "GPU-bbbb-3333"

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from koala.models import zoo
-from koala.models.anatomy import KINDS, LAYER_PARTS, stage_of, stages
+from koala.models.anatomy import KINDS, LAYER_PARTS, WORK, lowest_stages, stage_of, stages
+from koala.models.networks import count_params
 from koala.models.unet import build_unet
 
 
@@ -31,6 +32,42 @@ def test_every_path_exists_and_every_part_of_the_u_net_is_named_once(name):
         )
     assert sorted(named["Res"]) == sorted(path for path in modules if re.fullmatch(r".+\.resnets\.\d+", path))
     assert sorted(named["LF"]) == sorted(path for path in modules if re.fullmatch(r"\w+_blocks\.\d|mid_block", path))
+
+
+@pytest.mark.parametrize("name", plans())
+def test_the_work_of_a_stage_is_all_of_it_but_norms_and_projections_of_transformers(name):
+    plan = zoo.get(name).unet
+    modules = built_modules(plan)
+    for stage in stages(plan):
+        assert list(stage.work) == list(WORK)
+        paths = [path for found in stage.work.values() for path in found]
+        assert len(paths) == len(set(paths))
+        outside = {
+            path.removeprefix(f"{stage.path}.")
+            for path, module in modules.items()
+            if path.startswith(f"{stage.path}.")
+            and next(module.parameters(recurse=False), None) is not None
+            and not any(f"{path}.".startswith(f"{work}.") for work in paths)
+        }
+        beside = re.compile(r"attentions\.\d+\.(norm|proj_in|proj_out|transformer_blocks\.\d+\.norm[123])")
+        assert all(beside.fullmatch(path) for path in outside)
+        assert bool(outside) == bool(stage.depths)
+
+
+def test_the_lowest_transformer_stacks_hold_82_percent_of_sdxl():
+    # KOALA's design begins with them (section 3.1.1, which says 83%); counted here by hand too
+    plan = zoo.get("sdxl").unet
+    modules = built_modules(plan)
+    assert lowest_stages(plan) == ("DW-3", "Mid", "UP-1")
+    stacks = [block for stage in stages(plan) if stage.name in lowest_stages(plan) for block in stage.attentions]
+    width, context = 1280, 2048
+    attention = 4 * width**2 + width + 2 * width**2 + 2 * width * context + width
+    feed_forward = width * 8 * width + 8 * width + 4 * width * width + width
+    stack = 10 * (attention + feed_forward + 3 * 2 * width) + 2 * (width**2 + width) + 2 * width
+    assert len(stacks) == 6
+    assert sum(count_params(modules[block]) for block in stacks) == 6 * stack
+    assert 6 * stack / count_params(modules[""]) == pytest.approx(0.82, abs=0.0005)
+    assert lowest_stages(zoo.get("koala-700m").unet) == ("DW-3", "UP-1")
 
 
 @pytest.mark.parametrize("name", plans())

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from trained_folders import trained_folder
 
-from bench.case import Case, grid
+from bench.case import Axes, Case, grid
 from bench.report.publish import publish
 from eval.__main__ import COMMANDS as EVAL
 from koala.errors import KoalaError, UnknownName
@@ -127,10 +127,10 @@ def test_a_model_by_path_is_exported_to_one_file(folder, tmp_path, capsys):
 
 
 def test_a_case_of_a_model_by_path_says_its_name_and_its_folder(folder):
-    (case,) = grid([str(folder)], ["unet"], [], [1], ["fp32"], [], "cpu")
+    (case,) = grid(Axes((str(folder),), ("unet",), (), (1,), ("fp32",), (), "cpu"))
     assert (case.model, case.weights, case.resolution) == (NAME, str(folder), 128)
     assert case.spec == zoo.get(str(folder))
-    (other,) = grid(["tiny-koala-700m"], ["unet"], [], [1], ["fp32"], [], "cpu")
+    (other,) = grid(Axes(("tiny-koala-700m",), ("unet",), (), (1,), ("fp32",), (), "cpu"))
     assert other == Case("tiny-koala-700m", "unet", 128, 1, "fp32", None, "cpu", "random")
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from bench.case import Case
-from bench.instruments.clock import clock_for
-from bench.worker import current_device
-from bench.workloads import DiffusersPipeline, SampledImage
+from bench.instruments.clock import clock_for, current_device
+from bench.instruments.phases import Phases
+from bench.workloads import SampledImage, diffusers_call
 from koala.harness.stats import ratio_interval
 from koala.models import zoo
 from koala.models.load import load
@@ -27,19 +27,24 @@ CASES = [
 ]
 
 
+def sampled_image(components, case, phases):
+    return SampledImage(Sampler(components, span=phases.span), case, phases)
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("case", CASES)
 def test_our_sampler_is_no_slower_than_diffusers_own_pipeline(benchmark, case, capsys):
     clock = clock_for(current_device(case.device))
     components = load(zoo.get(case.model), case.device, case.dtype)  # one set of networks: no luck of memory layout
     workloads = {
-        "ours": SampledImage(Sampler(components), case, clock),
-        "theirs": DiffusersPipeline(components, replace(case, profile="diffusers-eager"), clock),
+        "ours": sampled_image(components, case, Phases(clock)),
+        "theirs": diffusers_call(components, replace(case, profile="diffusers-eager"), Phases(clock)),
     }
     seconds = {"ours": [], "theirs": []}
 
     def call(side):
         workloads[side].prepare()
+        workloads[side].phases.clear()
         return clock.time(workloads[side].run)["total"]
 
     def one_pair():

@@ -8,6 +8,7 @@ import torch
 from bench.case import Case
 from bench.estimate import fast_dtype
 from bench.instruments.clock import clock_for
+from bench.instruments.phases import Phases
 from bench.isolate import ForkServer
 from bench.workloads import build_workload
 from koala.harness import environment, records
@@ -30,13 +31,17 @@ def measure(benchmark, case, rounds):
     device = torch.device(case.device)
     meter, clock = meter_for(device), clock_for(device)
     meter.start()
-    workload, components = build_workload(zoo.get(case.model), case, clock)
+    workload, components = build_workload(zoo.get(case.model), case, Phases(clock))
     seconds = []
+
+    def prepare():
+        workload.prepare()
+        workload.phases.clear()
 
     def timed():
         seconds.append(clock.time(workload.run)["total"])
 
-    benchmark.pedantic(timed, setup=workload.prepare, rounds=rounds, warmup_rounds=1)
+    benchmark.pedantic(timed, setup=prepare, rounds=rounds, warmup_rounds=1)
     benchmark.extra_info |= {
         "schema": records.SCHEMA,
         "case": asdict(case),
