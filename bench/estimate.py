@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 
 from bench.case import DTYPES, Case
 from bench.isolate import ForkServer, Message, Outcome
+from bench.profiles import get as get_profile
 from bench.rule import QUICK_CALL_S, Rule
 from koala.errors import KoalaError
 
@@ -15,9 +16,12 @@ _PROCESS_S = 1.0
 
 @dataclass(frozen=True)
 class Estimate:
-    """Rough bytes (weights of the U-Net, activations, libraries on a CPU) and rough seconds of one case."""
+    """Rough bytes (weights, most activations, libraries on a CPU) and rough seconds of one case.
 
-    memory_bytes: float
+    Bytes are null where a profile keeps weights elsewhere than on the device.
+    """
+
+    memory_bytes: float | None
     seconds: float
 
 
@@ -44,13 +48,16 @@ def estimate(case: Case, cost: Message | None, rate: float, rule: Rule) -> Estim
     """What `case` should take at `rate` FLOP/s; null where its cost is not known."""
     if cost is None:
         return None
-    weights = cost["params"] * DTYPES[case.dtype]
+    weights = cost["weight_bytes"]
     memory = weights + cost["activation_bytes"] + (_LIBRARY_BYTES if case.device == "cpu" else 0)
+    elsewhere = get_profile(case.profile).storage is not None
     call_s = cost["call_flops"] / rate
     samples = rule.minimum(call_s)
     if call_s < QUICK_CALL_S or samples * call_s < rule.budget_s:
         samples = max(samples, min(rule.most, round(rule.budget_s / call_s)))
-    return Estimate(memory, _PROCESS_S + weights / _LOAD_BYTES_PER_S + (rule.warmup + samples) * call_s)
+    return Estimate(
+        None if elsewhere else memory, _PROCESS_S + weights / _LOAD_BYTES_PER_S + (rule.warmup + samples) * call_s
+    )
 
 
 def fits(case: Case, free_bytes: int) -> bool:

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
+from bench.case import DTYPES as DTYPE_BYTES
 from bench.case import Case
 from bench.instruments.clock import clock_for, current_device
 from bench.isolate import Message, Send
 from bench.profiles import get as get_profile
-from koala.models.cost import image_cost, unet_cost
+from koala.models.cost import decode_cost, image_cost, unet_cost
 from koala.models.load import DTYPES
 from koala.models.spec import ModelSpec
 from koala.sampling.schedules import build_scheduler, set_timesteps, with_steps
@@ -29,15 +30,17 @@ def _timesteps(spec: ModelSpec, case: Case) -> int:
 
 
 def survey(send: Send, cases: list[dict[str, Any]]) -> Message:
-    """The cost of each case's denoising step, counted on the meta device, with the `timesteps` of a run and the
-    `call_flops` of one timed call; null for a pipeline that is a black box. Equal steps are counted once.
+    """The cost of each case's denoising step, counted on the meta device, with the `timesteps` of a run, `call_flops`
+    of one timed call, `weight_bytes` of all that is loaded for it and its most `activation_bytes`.
+
+    Null for a pipeline that is a black box. Equal ones are counted once.
     """
     steps: dict[tuple, Message] = {}
-    calls: dict[tuple, int] = {}
+    calls: dict[tuple, Message] = {}
     return {"costs": [_cost(Case(**fields), steps, calls) for fields in cases]}
 
 
-def _cost(case: Case, steps: dict[tuple, Message], calls: dict[tuple, int]) -> Message | None:
+def _cost(case: Case, steps: dict[tuple, Message], calls: dict[tuple, Message]) -> Message | None:
     if case.pipeline is not None:
         return None
     spec, forwards = case.spec, unet_calls(case.spec, case)
@@ -47,14 +50,30 @@ def _cost(case: Case, steps: dict[tuple, Message], calls: dict[tuple, int]) -> M
         steps[key] = asdict(unet_cost(spec, case.resolution, rows, case.dtype))
     cost = steps[key] | {"timesteps": _timesteps(spec, case)}
     if case.target == "unet":
-        return cost | {"call_flops": cost["flops"]}
+        return cost | {"call_flops": cost["flops"], "weight_bytes": cost["params"] * DTYPE_BYTES[case.dtype]}
     profile = get_profile(case.profile)
     if profile.obstacle(spec, torch.device(case.device), case.dtype) is None:
         spec = profile.respec(spec)
     whole = (*key, case.batch_size, forwards, spec.conditioning, spec.recipe.guided, spec.autoencoder)
     if whole not in calls:
-        calls[whole] = image_cost(spec, case.resolution, case.batch_size, case.dtype, forwards).flops
-    return cost | {"call_flops": calls[whole]}
+        calls[whole] = _image(spec, case, forwards)
+    return cost | calls[whole]
+
+
+def _image(spec: ModelSpec, case: Case, forwards: int) -> Message:
+    """What a whole image costs: its operations, and the bytes that it needs at most."""
+    image = image_cost(spec, case.resolution, case.batch_size, case.dtype, forwards)
+    decoding = decode_cost(spec, case.resolution, case.batch_size, case.dtype).params
+    upcast = DTYPE_BYTES[decode_dtype(spec, case) or case.dtype]
+    weights = (image.params - decoding) * DTYPE_BYTES[case.dtype] + decoding * upcast
+    return {"call_flops": image.flops, "weight_bytes": weights, "activation_bytes": image.activation_bytes}
+
+
+def decode_dtype(spec: ModelSpec, case: Case) -> str | None:
+    """The dtype that images are decoded in: fp32 where an fp16 autoencoder must be upcast; null where none decodes."""
+    if case.target == "unet" or spec.autoencoder is None:
+        return None
+    return "fp32" if case.dtype == "fp16" and spec.autoencoder.upcast_to_fp32 else case.dtype
 
 
 def probe(send: Send, device_name: str, dtypes: list[str]) -> Message:

@@ -123,11 +123,17 @@ def _measured_row(job: Job, plan: Plan, server: ForkServer, observer: Observer) 
 
 
 def _energy(watch: Watch, images: int) -> Message:
-    """Joules per image over the sampling window and how they were found; null where the device does not say."""
+    """Joules per image over the sampling window, how far off they may be, and how they were found; null where the
+    device does not say.
+    """
     energy = watch.energy() if images else None
     if energy is None:
-        return {"energy_j": None, "energy_method": None}
-    return {"energy_j": energy["joules"] / images, "energy_method": energy["method"]}
+        return {"energy_j": None, "energy_within_j": None, "energy_method": None}
+    return {
+        "energy_j": energy["joules"] / images,
+        "energy_within_j": energy["within_joules"] / images,
+        "energy_method": energy["method"],
+    }
 
 
 class _Ear:
@@ -184,13 +190,18 @@ class _Ear:
 
 
 def earlier_peaks(known: Records, here: Row) -> dict[str, Message]:
-    """What earlier rows of this device and number of threads found it could do at most, by dtype."""
+    """What earlier rows of this device and number of threads had probed that it could do at most, by dtype.
+
+    A figure of the table of GPUs is looked up anew, for it may have been corrected; a probe that failed is repeated.
+    """
     same = ("device_name", "omp_num_threads")
     found = {}
     for row in known.of_kind("bench").rows:
         there = known.environment(row)
-        if row.get("peak") and all(there.get(name) == here.get(name) for name in same):
-            found[row["case"]["dtype"]] = row["peak"]
+        peak = row.get("peak") or {}
+        probed = peak.get("flops_per_s") and str(peak.get("source")).startswith("probed")
+        if probed and all(there.get(name) == here.get(name) for name in same):
+            found[row["case"]["dtype"]] = peak
     return found
 
 

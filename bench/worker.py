@@ -16,16 +16,17 @@ from bench.measure import Samples, Workload, repeat
 from bench.pipelines import PipelineCall, import_classes, load_pipeline
 from bench.profiles import get as get_profile
 from bench.rule import Rule
-from bench.survey import unet_calls
+from bench.survey import decode_dtype, unet_calls
 from bench.workloads import box_call, build_workload
 from koala.errors import KoalaError
 from koala.harness.memory import MemoryMeter, meter_for
 from koala.harness.nvml import Nvml
 from koala.models.networks import count_params
-from koala.models.spec import ModelSpec
 
 # What torch, its CPU allocator and CUDA's libraries say when memory is the reason.
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+# What torch says of a convolution when no engine of cuDNN works; it keeps to itself that some got no workspace.
+_NO_ENGINE = "unable to find an engine to execute this computation"
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,18 @@ def _measure(session: Session, rule: Rule, measured: Message) -> None:
     measured["memory_bytes"] |= session.meter.of_call(workload.run)
     if case.pipeline is not None:
         assert isinstance(workload, PipelineCall)
-        measured["flops"] = workload.count_flops()
+        measured["flops"] = _flops(workload)
     measured["status"] = "ok"
+
+
+def _flops(call: PipelineCall) -> int | None:
+    """Operations of one more call; null where memory runs out only now, when all is measured."""
+    try:
+        return call.count_flops()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
 
 
 def _loaded(case: Case, phases: Phases, measured: Message) -> Workload:
@@ -142,13 +153,6 @@ def _loaded(case: Case, phases: Phases, measured: Message) -> Workload:
     return workload
 
 
-def decode_dtype(spec: ModelSpec, case: Case) -> str | None:
-    """The dtype that images are decoded in: fp32 where an fp16 autoencoder must be upcast; null where none decodes."""
-    if case.target == "unet" or spec.autoencoder is None:
-        return None
-    return "fp32" if case.dtype == "fp16" and spec.autoencoder.upcast_to_fp32 else case.dtype
-
-
 def samples_fields(samples: Samples) -> Message:
     """The samples as a row holds them."""
     steps = {"step": samples.steps} if samples.steps else {}
@@ -158,7 +162,14 @@ def samples_fields(samples: Samples) -> Message:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on the device or on the host."""
     words = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(w in words for w in _MEMORY_WORDS)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(w in words for w in _MEMORY_WORDS):
+        return True
+    return _NO_ENGINE in words and _refused_allocations() > 0
+
+
+def _refused_allocations() -> int:
+    """How often torch's CUDA allocator has had no memory to give on the current device, caught or not."""
+    return torch.cuda.memory_stats().get("num_ooms", 0) if torch.cuda.is_initialized() else 0
 
 
 def gpu_survives_fork(send: Send) -> Message:

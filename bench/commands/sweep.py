@@ -217,7 +217,7 @@ def dry_run(server: ForkServer, jobs: Sequence[Job], finished: dict[Job, records
     left = sum(g.seconds for job, g in zip(jobs, guesses, strict=True) if g and job not in finished)
     done = f"{len(jobs)} cases, {len(finished)} measured already in {out}"
     print(f"\n{done}; about {left / 60:.1f} minutes to go.")
-    print("Rough: FLOPs at a probed matrix rate; memory counts the U-Net alone. Black boxes are not estimated.")
+    print("Rough: FLOPs at a probed matrix rate; memory is weights and the most activations, without a GPU's context.")
     return 0
 
 
@@ -248,8 +248,10 @@ def _peaks(server: ForkServer, here: records.Row, earlier: dict[str, records.Row
 
     def of(case: Case) -> records.Row | None:
         if case.dtype not in earlier:
-            with console.status("probing what this device can do"):
-                earlier[case.dtype] = gpus.peak(server, case.device, here["device_name"], case.dtype)
+            # A line and no spinner: a progress bar is live on this console, and older rich has room for one alone.
+            if gpus.known(here["device_name"]) is None:
+                console.print(f"probing what this device can do in {case.dtype}")
+            earlier[case.dtype] = gpus.peak(server, case.device, here["device_name"], case.dtype)
         return earlier[case.dtype]
 
     return of

@@ -47,14 +47,19 @@ class ContextBytes:
         self._before = nvml.used_bytes(index)
 
     def now(self) -> int | None:
-        """The bytes; null where the driver says neither."""
+        """The bytes; null where the driver says neither, or where others freed so much that growth says nothing."""
         own = (self._nvml.process_bytes(self._index) or {}).get(os.getpid())
         if own is None:
             used = self._nvml.used_bytes(self._index)
             if used is None or self._before is None:
                 return None
             own = used - self._before
-        return own - self._reserved()
+        beside = own - self.pool()
+        return beside if beside > 0 else None
+
+    def pool(self) -> int:
+        """Bytes that torch's pool has taken from the GPU."""
+        return self._reserved()
 
 
 class CudaCap:
@@ -65,19 +70,21 @@ class CudaCap:
         self._held: int | None = None
 
     def hold(self) -> None:
-        """Limit the pool to the card less the context as it is now."""
+        """Limit the pool to the card less the context as it is now; a pool that is larger gives back what is free."""
         total = self._cuda.get_device_properties(self._device).total_memory
+        if self._card > total:
+            raise KoalaError(f"this GPU has {total} bytes and cannot stand for one of {self._card}")
         context = self._context.now()
         if context is None:
             raise KoalaError(
                 "the driver does not say how large the context is, so that no smaller card can be emulated"
             )
-        if self._card > total:
-            raise KoalaError(f"this GPU has {total} bytes and cannot stand for one of {self._card}")
         if context >= self._card:
             raise KoalaError(f"the context alone takes {context} bytes, more than a card of {self._card} has")
         self._held = context
         self._cuda.set_per_process_memory_fraction((self._card - context) / total, self._device)
+        if self._context.pool() > self._card - context:  # else calls would go on in memory that the card lacks
+            self._cuda.empty_cache()
 
     def facts(self) -> Message:
         """The context is the one that the limit in force was made with."""

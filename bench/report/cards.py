@@ -36,14 +36,15 @@ def _helpers(emulated: pd.DataFrame) -> Iterator[str]:
             f"{line['profile']} fits ({significant(3)(line['latency_s'])} s)"
             for line in cells[(cells["profile"] != EAGER.name) & (cells["status"] == "ok")].to_dict("records")
         ]
-        others = sorted(set(cells["profile"]) - {EAGER.name})
-        nothing = f"nor do {', '.join(others)} fit" if others else "no other profile was tried"
+        others = sorted(set(cells.loc[cells["status"] == "oom", "profile"]) - {EAGER.name})
+        nothing = f"nor do {', '.join(others)} fit" if others else "no other profile was measured"
         yield f"{what}: {EAGER.name} is out of memory; {'; '.join(fits) or nothing}."
 
 
 def beside_published(published: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     """A line per published cell of a card whose size is known: did it fit there, does it under a cap of that size here,
-    and the margin in bytes: the card less what the same case needs where nothing caps it (negative: it cannot fit).
+    and the margin in bytes: the card less what the same case takes where nothing caps it. A case whose margin is
+    negative may still fit: under a cap the pool gives blocks back that it would have kept.
     """
     lines = []
     for cell in published.to_dict("records"):
@@ -81,5 +82,7 @@ def _here(measured: pd.DataFrame, cell: dict, card: int) -> dict[str, str | None
 
 
 def need_bytes(frame: pd.DataFrame) -> pd.Series:
-    """Bytes of a GPU that each case needs: its context at the end, and the pool of one call that began with none."""
+    """Bytes of a GPU that each case takes: its context at the end, and the pool of one call that began with no free
+    blocks in it.
+    """
     return frame["context_end_bytes"].astype(float) + frame["call_peak_reserved_bytes"].astype(float)

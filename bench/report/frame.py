@@ -35,8 +35,17 @@ _VERSIONS = ("torch", "diffusers", "transformers", "cuda", "driver")
 
 
 def latest_rows(records: Records) -> list[Row]:
-    """The bench rows that count: the latest of each resume key."""
-    return list(records.of_kind("bench").latest(lambda row: row_key(row, records)).values())
+    """The bench rows that count: the latest of each resume key, and of a case only those of its newest measurement."""
+    latest = records.of_kind("bench").latest(lambda row: row_key(row, records)).values()
+
+    def case_of(row: Row) -> str:
+        return resume_key(row | {"process": 0, "measurement": None}, records.environment(row))
+
+    keyed = [(case_of(row), row.get("measurement") or 0, row) for row in latest]
+    newest: dict[str, int] = {}
+    for case, measurement, _ in keyed:
+        newest[case] = max(measurement, newest.get(case, 0))
+    return [row for case, measurement, row in keyed if measurement == newest[case]]
 
 
 def to_frame(rows: Sequence[Row], records: Records) -> pd.DataFrame:
@@ -82,6 +91,7 @@ def _line(row: Row, environment: Row) -> dict[str, Any]:
         **{f"{name}_bytes": memory.get(name) for name in MEMORY_KINDS},
         **_emulation(row),
         "energy_j": row.get("energy_j"),
+        "energy_within_j": None if row.get("energy_j") is None else row.get("energy_within_j"),
         "energy_method": row.get("energy_method"),
         "params": row.get("params"),
         **{f"peak_{name}": peak.get(name) for name in ("flops_per_s", "bytes_per_s", "source")},

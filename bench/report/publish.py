@@ -1,4 +1,4 @@
-"""From working rows to what people cite: `results/<device>/` with rows, CSV and markdown."""
+"""From working rows to what people cite: `results/<device>/` with rows, CSV, markdown and the device's roofline."""
 
 import json
 from collections import defaultdict
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bench.report.frame import latest_rows, to_frame
+from bench.report.roofline_figure import draw
 from bench.report.table import render_markdown
 from bench.sweep import FINISHED
 from koala.errors import KoalaError
@@ -60,4 +61,5 @@ def _publish_device(folder: Path, rows: list[Row], fresh: Records) -> Path:
     write_whole(file, "".join(lines))
     write_whole(folder / "bench.csv", to_csv(frame))
     write_whole(folder / "bench.md", render_markdown(frame))
+    draw(frame, folder.parent)
     return folder

@@ -57,7 +57,8 @@ def comparison(published: pd.DataFrame, stores: Sequence[Path]) -> str:
             "",
             "- Published: whether the model fitted on that card, and its memory as the figure labels it. Measured: "
             "whether it fits under a hard cap of as many GiB on the device named above (`bench sweep cards`), and the "
-            "margin: the cap less what the same case needs where nothing caps it (context and pool of one call).",
+            "margin: the cap less what the same case takes where nothing caps it (context and pool of one call). Below "
+            "zero a case may still fit, for under a cap the pool gives back free blocks that it would have kept.",
             "",
             "## Speed-up of one U-Net step over SDXL",
             "",

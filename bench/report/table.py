@@ -39,7 +39,7 @@ _FORMATS: dict[str, Format] = {
     "x diffusers": significant(3),
     "n": str,
     "processes": str,
-    "NFE": lambda value: str(int(value)),
+    "NFE": lambda value: f"{value:.4g}",
     "TFLOP/image": _SECONDS,
     "TFLOP/s": _SECONDS,
     "of peak [%]": significant(3),
@@ -144,6 +144,9 @@ def _footnotes(group: pd.DataFrame) -> list[str]:
         )
     sources = group["peak_source"].dropna().unique()
     notes += [f"The device's peak: {escape(source)}." for source in sources]
+    if group["share_of_flops"].notna().any():
+        notes.append(_OF_PEAK)
+    notes += _energy_notes(group)
     if not pipelines.empty:
         notes.append(
             "denoise: the denoising steps, each U-Net and scheduler (with scaling and guidance); rest: what lies "
@@ -160,6 +163,25 @@ def _footnotes(group: pd.DataFrame) -> list[str]:
     notes += remarks(group)
     notes += [_doubt_text(line) for line in group[group["doubts"].notna()].to_dict("records")]
     return [f"- {note}" for note in notes]
+
+
+_OF_PEAK = (
+    "`of peak` holds all counted operations against the peak in the row's dtype, also those that run in another: the "
+    "decoding of SDXL's images, in fp32 in an fp16 pipeline (`decode_dtype`), which cannot reach that peak, and "
+    "matrices in fp8, which may exceed it."
+)
+
+
+def _energy_notes(group: pd.DataFrame) -> list[str]:
+    """How J/image was found, and how much of it the window's ends leave open: much, where calls are few and short."""
+    known = group[group["energy_j"].notna()]
+    hows = known["energy_method"].dropna().unique()
+    notes = [f"J/image: the whole board while samples were taken, {escape(how)}." for how in hows]
+    off = (known["energy_within_j"].astype(float) / known["energy_j"].astype(float)).max()
+    if pd.isna(off):
+        return notes
+    ends = f"J/image: the window's ends are known within 50 ms each, which is up to {significant(2)(100 * off)}% of it."
+    return [*notes, ends]
 
 
 def _doubt_text(line: dict) -> str:

@@ -1,10 +1,10 @@
 """Peak memory of this process and of its device, each kind under its own name, in bytes.
 
 `rss_peak` is the whole process: interpreter, libraries, weights, activations. `rss_baseline` is what it held before
-the work. `peak_allocated` are tensors, `peak_reserved` what torch's pool took from the GPU for them, both since the
-weights were loaded; `call_peak_allocated` and `call_peak_reserved` the same of a single call that began with an empty
-pool, so that no earlier call's blocks are in them. What else the GPU holds (context, other processes) only the driver
-knows.
+the work. `peak_allocated` are tensors, `peak_reserved` what torch's pool took from the GPU for them, both since before
+the weights were loaded; `call_peak_allocated` and `call_peak_reserved` the same of a single call that began without
+free blocks in the pool, so that no earlier call's are in them. What else the GPU holds (context, other processes) only
+the driver knows.
 """
 
 import ctypes

@@ -131,7 +131,7 @@ def processes_needed(pilot: Ratio, change: float = 0.05) -> int:
         return 3
     if pilot.visible <= change:
         return max(a, b, 3 if pilot.borrowed else 0)
-    there = 2 / (1 / a + 1 / b)
+    there = 2 * a * b / (a + b)
     wanted = there * min((SEEN * pilot.reach / log1p(change)) ** 2, GROWTH)
     return max(ceil(wanted), min(a, b) + 1, 3)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from bench_rows import SDXL, SIX, frame_of, row, store
+from bench_rows import PIPELINE, SDXL, SIX, frame_of, row, store
 
 from bench.case import Case
 from bench.report.publish import publish
@@ -26,6 +26,24 @@ def test_publishing_an_old_file_does_not_replace_newer_rows(tmp_path):
     for path in (new, old):
         (folder,) = publish([path], tmp_path / "results")
     assert [r["samples_s"]["total"] for r in records.read([folder / "rows.jsonl"]).rows] == [SIX]
+
+
+def test_a_device_whose_peak_is_known_has_its_roofline_published(tmp_path):
+    peak = {"flops_per_s": 1e15, "bytes_per_s": 4.8e12, "source": "a datasheet"}
+    file = store(tmp_path / "a.jsonl", row(SDXL, SIX, flops=int(1.35e13), moved_bytes=int(5e10), peak=peak))
+    (folder,) = publish([file], tmp_path / "results")
+    assert {path.name for path in folder.iterdir()} == {
+        *("rows.jsonl", "bench.csv", "bench.md"),
+        *("roofline.svg", "roofline.png"),
+    }
+
+
+def test_the_place_of_a_black_box_is_not_published(tmp_path):
+    line = row(PIPELINE, SIX, class_name="PixArtAlphaPipeline")
+    line["case"] |= {"model": "own@12345678", "pipeline": "/home/me/own", "profile": "diffusers-eager"}
+    (folder,) = publish([store(tmp_path / "a.jsonl", line)], tmp_path / "results")
+    assert "/home/me" not in (folder / "rows.jsonl").read_text()
+    assert "own@12345678" in (folder / "bench.md").read_text()
 
 
 def test_publishing_keeps_finished_rows_and_merges_with_what_was_published(tmp_path):

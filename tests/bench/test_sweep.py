@@ -214,9 +214,19 @@ def test_a_case_is_measured_in_as_many_fresh_processes_as_asked_and_resumes_by_p
     assert missing == {Job(case, 2) for case in CASES[:2]}
 
 
+def test_only_a_peak_that_was_probed_is_taken_from_earlier_rows():
+    here = {"id": "e", "device_name": "a GPU", "omp_num_threads": None}
+    sources = {"fp32": (1e12, "probed: products"), "bf16": (None, "not probed: killed"), "fp16": (9e14, "a datasheet")}
+    rows = [
+        {"kind": "bench", "environment": "e", "case": {"dtype": dtype}, "peak": {"flops_per_s": most, "source": source}}
+        for dtype, (most, source) in sources.items()
+    ]
+    assert list(sweep.earlier_peaks(records.Records(rows, {"e": here}), here)) == ["fp32"]
+
+
 def test_a_row_says_what_else_went_on(server, tmp_path):
     (row,) = run(CASES[:1], tmp_path / "r.jsonl", server)
     assert row["conditions"]["other_processes"] is None
-    assert row["energy_method"] is None
+    assert row["energy_method"] is None and row["energy_within_j"] is None
     if sys.platform == "linux":
         assert 0 <= row["conditions"]["busy_elsewhere"] <= 1

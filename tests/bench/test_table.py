@@ -58,6 +58,31 @@ def test_the_latest_row_of_a_case_wins(tmp_path):
     assert frame_of(path)["status"].tolist() == ["ok"]
 
 
+def test_rows_of_an_older_measurement_give_way_to_those_of_a_newer_one_of_the_same_case(tmp_path):
+    koala = replace(SDXL, model="koala-700m")
+    old = [row(case, [9.0] * 6, measurement=1) for case in (SDXL, koala)]
+    new = [row(SDXL, SIX, measurement=2, process=process) for process in range(2)]
+    frame = frame_of(store(tmp_path / "r.jsonl", *new, *old)).set_index("model")
+    assert frame.index.is_unique
+    assert (frame["processes"]["sdxl"], frame["latency_s"]["koala-700m"]) == (2, 9.0)
+
+
+def test_the_table_says_what_its_energy_and_its_share_of_the_peak_leave_open(tmp_path):
+    energy = {"energy_j": 200.0, "energy_within_j": 50.0, "energy_method": "a counter"}
+    peak = {"flops": 10**13, "peak": {"flops_per_s": 1e15, "bytes_per_s": 1e12, "source": "a datasheet"}}
+    text = render_markdown(frame_of(store(tmp_path / "r.jsonl", row(PIPELINE, SIX, unet_calls=2.5, **energy, **peak))))
+    assert "samples were taken, a counter." in text and "up to 25% of it" in text
+    assert "also those that run in another" in text
+    assert "2.5" in text.splitlines()[4]
+
+
+def test_what_did_not_run_for_another_reason_is_not_said_not_to_fit(tmp_path):
+    card = replace(PIPELINE, vram_bytes=8 * 2**30)
+    fp8 = row(replace(card, profile="fp8"), status="unsupported", reason="no torchao")
+    text = render_markdown(frame_of(store(tmp_path / "r.jsonl", row(card, status="oom"), fp8)))
+    assert "eager is out of memory; no other profile was measured" in text
+
+
 def test_rows_of_another_kind_are_left_alone(tmp_path):
     path = store(tmp_path / "r.jsonl", {"kind": "eval", "metric": "fid"}, row(SDXL, SIX))
     assert frame_of(path)["model"].tolist() == ["sdxl"]

@@ -9,8 +9,7 @@ from bench.case import Case
 from bench.instruments.clock import CpuClock
 from bench.instruments.phases import Phases
 from bench.measure import Workload, part_seconds
-from bench.survey import unet_calls
-from bench.worker import decode_dtype
+from bench.survey import decode_dtype, unet_calls
 from bench.workloads import SampledImage, UNetStep, build_workload
 from koala.models import zoo
 from koala.models.load import load

@@ -77,6 +77,9 @@ class FakeCuda:
         self.calls.append(("reset", device))
         self.peak = {"allocated": 0, "reserved": 0}
 
+    def synchronize(self, device):
+        self.calls.append(("synchronize", device))
+
     def use(self, allocated, reserved):
         self.peak = {"allocated": allocated, "reserved": reserved}
 
@@ -108,6 +111,27 @@ def test_a_cuda_meter_also_reads_the_memory_of_the_process():
     assert set(found) == {"peak_allocated", "peak_reserved", "rss_baseline", "rss_peak"}
     assert 10 * 2**20 < found["rss_peak"] < 2**40
     assert 10 * 2**20 < found["rss_baseline"] < 2**40
+
+
+def test_the_peaks_of_one_call_begin_with_an_empty_pool_and_end_when_the_device_is_done():
+    cuda, device = FakeCuda(), torch.device("cuda", 1)
+    meter = CudaMeter(device, cuda)
+    meter.start()
+    cuda.use(allocated=3000, reserved=4000)
+    del cuda.calls[:]
+
+    def call():
+        cuda.calls.append("call")
+        cuda.use(allocated=30, reserved=40)
+
+    assert meter.of_call(call) == {"call_peak_allocated": 30, "call_peak_reserved": 40}
+    assert cuda.calls[:4] == ["empty_cache", ("reset", device), "call", ("synchronize", device)]
+
+
+def test_on_a_cpu_no_call_is_made_for_its_memory():
+    meter = RssMeter()
+    meter.start()
+    assert meter.of_call(lambda: pytest.fail("it was called")) == {}
 
 
 def test_a_meter_can_start_again_and_then_counts_anew():

@@ -12,6 +12,7 @@ from koala.harness import nested
 from koala.harness.nested import (
     TAIL,
     few_errors,
+    interval_of_runs,
     nested_variance,
     processes_needed,
     rank_cut,
@@ -198,3 +199,26 @@ def test_equal_times_are_no_difference_and_hide_nothing():
 def test_a_time_of_nothing_is_a_programmers_mistake():
     with pytest.raises(AssertionError, match="positive"):
         side_of([[0.0, 1.0]])
+
+
+@pytest.mark.parametrize("runs", [[], [[1.0, 2.0, 3.0]]])
+def test_of_fewer_than_two_processes_no_interval_is_known(runs):
+    assert interval_of_runs(runs) is None
+
+
+@pytest.mark.parametrize("processes", [2, 3, 5, 10])
+def test_the_interval_over_processes_covers_what_a_process_takes_as_often_as_it_says(processes):
+    random, covered, draws = np.random.default_rng(processes), 0, 400
+    for _ in range(draws):
+        levels = np.exp(random.normal(0, 0.03, processes))
+        runs = [list(level * np.exp(random.normal(0, 0.02, 12))) for level in levels]
+        interval = interval_of_runs(runs)
+        covered += interval.low <= 1.0 <= interval.high
+    assert 0.92 <= covered / draws <= 1.0
+
+
+@given(st.lists(st.lists(st.floats(0.5, 2.0), min_size=1, max_size=9), min_size=2, max_size=6), st.floats(0.01, 100))
+def test_the_interval_over_processes_is_alike_in_every_unit(runs, scale):
+    once, scaled = interval_of_runs(runs), interval_of_runs([[scale * s for s in samples] for samples in runs])
+    assert scaled.low == pytest.approx(scale * once.low, rel=1e-6)
+    assert scaled.high == pytest.approx(scale * once.high, rel=1e-6)
