@@ -1,6 +1,7 @@
 """What a sweep will take, before it runs and while it runs: rough, from counted FLOPs and a probed rate."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 from bench.case import DTYPES, Case
@@ -8,6 +9,7 @@ from bench.isolate import ForkServer, Message, Outcome
 from bench.profiles import get as get_profile
 from bench.rule import QUICK_CALL_S, Rule
 from koala.errors import KoalaError
+from koala.harness.environment import cpu_cores
 
 _LOAD_BYTES_PER_S = 1.0e9  # first touch of fresh memory on a virtual machine
 _LIBRARY_BYTES = 0.8e9  # what a process holds with torch and diffusers imported
@@ -40,8 +42,18 @@ def probe_rates(server: ForkServer, device: str, dtypes: Sequence[str]) -> dict[
 
 def count_costs(server: ForkServer, cases: Sequence[Case]) -> dict[Case, Message | None]:
     """What each case costs as `bench.survey:survey` counts it; null for a pipeline that is a black box."""
-    counted = _result(server.call("bench.survey:survey", [asdict(case) for case in cases]))["costs"]
-    return dict(zip(cases, counted, strict=True))
+    alike: dict[tuple, list[Case]] = {}  # cases whose networks are counted once
+    for case in dict.fromkeys(cases):
+        alike.setdefault((case.model, case.resolution, case.batch_size, case.dtype), []).append(case)
+    workers = max(1, min(cpu_cores(), len(alike)))
+    shares = [[case for group in list(alike.values())[n::workers] for case in group] for n in range(workers)]
+    with ThreadPoolExecutor(workers) as pool:
+        counted = list(pool.map(lambda share: _survey(server, share), shares))
+    return dict(pair for share, costs in zip(shares, counted, strict=True) for pair in zip(share, costs, strict=True))
+
+
+def _survey(server: ForkServer, cases: Sequence[Case]) -> list[Message | None]:
+    return _result(server.call("bench.survey:survey", [asdict(case) for case in cases]))["costs"]
 
 
 def estimate(case: Case, cost: Message | None, rate: float, rule: Rule) -> Estimate | None:

@@ -171,7 +171,7 @@ def _child(sender: Connection, errors: str, function: str, args: tuple) -> None:
     _be_first_to_die()
 
     def send(message: Message) -> None:
-        sender.send_bytes(json.dumps(message).encode())
+        sender.send_bytes(json.dumps(message, allow_nan=False).encode())
 
     module, _, name = function.partition(":")
     send({"result": getattr(import_module(module), name)(send, *args)})

@@ -4,6 +4,7 @@ transformers imports torchao where that is installed, and torchao asks CUDA for 
 forked child. So torchao is hidden meanwhile; a case that quantises imports it in its own process.
 """
 
+import gc
 import sys
 from importlib import import_module
 
@@ -25,3 +26,6 @@ def preload() -> None:
 
 
 preload()
+# What the imports made lives as long as the server: a child that collects its own garbage need not look through it.
+gc.collect()
+gc.freeze()

@@ -82,9 +82,11 @@ def run(jobs: Sequence[Job], plan: Plan, path: Path, server: ForkServer, observe
             if here["id"] not in written:
                 store.append(here)
                 written[here["id"]] = here
+            peak = plan.peaks(job.case)  # before the case: once it is measured, nothing stands between it and the disk
             observer.begin(job)
             row = _measured_row(job, plan, server, observer)
-            row |= {"environment": here["id"], **_counted(job.case, plan, row)}
+            row |= {"environment": here["id"], **_counted(plan.costs.get(job.case), job.case, row)}
+            row["peak"] = peak if row["status"] == "ok" else None
             store.append(row)
             rows.append(row)
             observer.end(row)
@@ -216,11 +218,8 @@ def _verdict(outcome: Outcome) -> Message:
     return {"status": status, "reason": outcome.reason, "detail": outcome.errors or None}
 
 
-def _counted(case: Case, plan: Plan, row: Row) -> Message:
-    """Operations of one timed call, the bytes that a step moves, and what the device could do at most."""
-    cost = plan.costs.get(case)
-    peak = plan.peaks(case) if row["status"] == "ok" else None
+def _counted(cost: Message | None, case: Case, row: Row) -> Message:
+    """Operations of one timed call, and the bytes that a step moves."""
     if cost is None:
-        return {"flops": row.get("flops"), "moved_bytes": None, "peak": peak}
-    moved = cost["moved_bytes"] if case.target == "unet" else None
-    return {"flops": cost["call_flops"], "moved_bytes": moved, "peak": peak}
+        return {"flops": row.get("flops"), "moved_bytes": None}
+    return {"flops": cost["call_flops"], "moved_bytes": cost["moved_bytes"] if case.target == "unet" else None}

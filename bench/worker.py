@@ -43,7 +43,10 @@ class Session:
     def warmed_up(self) -> None:
         """The context has grown by the kernels that ran: the cap is set by it as it is now."""
         if self.cap:
-            self.cap.hold()
+            try:
+                self.cap.hold()
+            except KoalaError as error:  # the kernels alone have outgrown the card
+                raise torch.OutOfMemoryError(str(error)) from error
         self.send({"stage": "sampling"})
 
     def timed(self, stage: str, timing: dict) -> None:

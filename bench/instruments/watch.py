@@ -20,6 +20,7 @@ from koala.harness.nvml import Nvml
 
 PERIOD_S = 0.05
 COUNTER = "NVML energy counter"
+LEAST_INTEGRATED_S = 2.0  # many drivers give the mean power of the last second, which lags by as much
 INTEGRATED = f"NVML power, integrated at {1 / PERIOD_S:.0f} Hz"
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO of Linux: process numbers here are those of the driver
 _STAT = Path("/proc/stat")
@@ -134,7 +135,7 @@ class Watch:
         counted = [(r.at_s, r.energy_j) for r in self._readings if r.energy_j is not None]
         drawn = [(r.at_s, r.power_w) for r in self._inside() if r.power_w is not None]
         joules, method = counter_rise(counted, self._begin_s, self._end_s), COUNTER
-        if joules is None:
+        if joules is None and seconds >= LEAST_INTEGRATED_S:
             joules, method = integral(drawn, self._begin_s, self._end_s), INTEGRATED
         if joules is None:
             return None

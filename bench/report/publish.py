@@ -33,10 +33,10 @@ def publish(sources: Iterable[Path], results: Path) -> list[Path]:
 
 
 def _without_place(row: Row) -> Row:
-    """The row of a pipeline by its name alone: the folder that it lay in is nobody's business."""
-    if row["case"].get("pipeline") is None:
-        return row
-    return row | {"case": {**row["case"], "pipeline": row["case"]["model"]}}
+    """The row of a pipeline or a trained model by name alone: the folder that it lay in is nobody's business."""
+    case = row["case"]
+    names = {"weights": Path(case["weights"]).name, **({"pipeline": case["model"]} if case.get("pipeline") else {})}
+    return row | {"case": {**case, **names}}
 
 
 def _device(row: Row, known: Records) -> str:

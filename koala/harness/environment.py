@@ -56,7 +56,7 @@ def device_facts(device: str, nvml: Nvml | None = None) -> Record:
     gpu = nvml.gpu(index)
     return {
         "device_kind": "cuda",
-        "device_name": gpu.name,
+        "device_name": f"{gpu.name} MIG" if nvml.settings(index).mig else gpu.name,  # a slice is another device
         "device_memory_bytes": gpu.memory_bytes,
         "driver": gpu.driver,
         "sm_clock_max_hz": gpu.sm_clock_max_hz,
