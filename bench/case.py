@@ -7,8 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from bench import blackbox
-from bench.blackbox import BlackBox
+from bench.blackbox.describe import BlackBox, describe
 from bench.profiles import DIFFUSERS
 from bench.profiles import get as get_profile
 from koala.errors import KoalaError, UnknownName
@@ -77,7 +76,7 @@ class Case:
     def box(self) -> BlackBox:
         """The pipeline of a case that has one."""
         assert self.pipeline is not None
-        return blackbox.describe(self.pipeline)
+        return describe(self.pipeline)
 
     @property
     def spec(self) -> ModelSpec:
@@ -136,7 +135,7 @@ def _models(axes: Axes) -> Iterator[Case]:
 
 def _boxes(axes: Axes) -> Iterator[Case]:
     for name, dtype, batch_size in product(axes.pipelines, axes.dtypes, axes.batch_sizes):
-        box = blackbox.describe(name)
+        box = describe(name)
         sides = axes.resolutions or (box.resolution,)
         for side, count, vram in product(sides, axes.steps or (None,), axes.vram):
             yield Case(

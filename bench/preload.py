@@ -4,6 +4,7 @@ transformers imports torchao where that is installed, and torchao asks CUDA for 
 forked child. So torchao is hidden meanwhile; a case that quantises imports it in its own process.
 """
 
+import atexit
 import gc
 import sys
 from importlib import import_module
@@ -29,3 +30,4 @@ preload()
 # What the imports made lives as long as the server: a child that collects its own garbage need not look through it.
 gc.collect()
 gc.freeze()
+atexit.register(gc.unfreeze)  # or torch's compiler complains of leaks when the server ends

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
+from bench.blackbox.call import PipelineCall, import_classes, load_pipeline
 from bench.case import Case
 from bench.instruments.clock import clock_for, current_device
 from bench.instruments.phases import Phases
 from bench.instruments.vram import Cap, ContextBytes, cap_for
 from bench.isolate import Message, Send
 from bench.measure import Samples, Workload, repeat
-from bench.pipelines import PipelineCall, import_classes, load_pipeline
 from bench.profiles import get as get_profile
 from bench.rule import Rule
 from bench.survey import decode_dtype, unet_calls

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
+from bench.blackbox.call import PROMPT, PipelineCall
 from bench.case import Case
 from bench.instruments.phases import CALL, Phases
 from bench.measure import Workload
-from bench.pipelines import PROMPT, PipelineCall
 from bench.profiles import DIFFUSERS
 from bench.profiles import get as get_profile
 from koala.models.conditioning import random_condition

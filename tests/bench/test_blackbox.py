@@ -11,9 +11,9 @@ from box_folders import FAMILIES, SIDE, rewrite, save, without_weights
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import pipeline_places
-from bench.blackbox import BlackBox, describe
-from bench.pipeline_classes import read_class
+from bench.blackbox import places
+from bench.blackbox.classes import read_class
+from bench.blackbox.describe import BlackBox, describe
 from koala.errors import KoalaError
 from koala.models.weights.places import Folder
 
@@ -63,7 +63,7 @@ def test_every_family_is_described_with_its_weights_and_without(saved, tmp_path,
 
 def test_describing_a_pipeline_imports_neither_torch_nor_diffusers(saved):
     code = (
-        "import sys; from bench.blackbox import describe; describe(sys.argv[1]); "
+        "import sys; from bench.blackbox.describe import describe; describe(sys.argv[1]); "
         "assert not {'torch', 'diffusers', 'transformers', 'numpy'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code, str(saved["flux"])], check=True, timeout=60)
@@ -242,7 +242,7 @@ def test_from_the_hub_come_configurations_vocabularies_and_one_set_of_safe_weigh
     ):
         (folder / extra).write_bytes(b"never read")
     monkeypatch.setattr(Repository, "cache", tmp_path / "fetched")
-    monkeypatch.setattr(pipeline_places, "online", lambda file: Repository(folder))
+    monkeypatch.setattr(places, "online", lambda file: Repository(folder))
     box = describe(ID)
     assert (box.folder, box.weights) == (str(tmp_path / "fetched"), "folder")
     fetched = {str(p.relative_to(tmp_path / "fetched")) for p in (tmp_path / "fetched").rglob("*") if p.is_file()}

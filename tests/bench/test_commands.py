@@ -13,50 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from box_folders import save
+from command_lines import OURS, ROOT, SMOKE, bench, started, statuses, wait_for_rows
 
 from koala.harness import records
-
-ROOT = Path(__file__).parents[2]
-SMOKE = ["sweep", "smoke", "--resolutions", "64", "--repeats", "2", "--budget", "0"]
-OURS = [*SMOKE, "--profiles", "eager"]
-
-
-def bench(*args, cwd, **more):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-m", "bench", *map(str, args)],
-        check=False,
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        **more,
-    )
-
-
-def started(*args, cwd):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "bench", *map(str, args)],
-        cwd=cwd,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def statuses(path):
-    return [row["status"] for row in records.read([path]).rows] if path.exists() else []
-
-
-def wait_for_rows(path, count):
-    deadline = time.monotonic() + 90
-    while len(statuses(path)) < count:
-        assert time.monotonic() < deadline, "no row came"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -189,41 +148,6 @@ def test_a_users_mistake_is_one_clear_line_and_exit_code_2(args, words, tmp_path
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
-
-
-def test_a_smaller_card_and_a_pipeline_as_a_black_box_stand_beside_the_zoo(tmp_path):
-    folder = save("pixart", tmp_path / "own-pixart")
-    tiny = ["--resolutions", "64", "--dtypes", "fp32", "--steps", "2", "--repeats", "2", "--budget", "0"]
-    beside = ["--device", "cpu", "--pipeline", folder, "--models", "tiny-koala-700m", "--profiles", "eager,low-vram"]
-    done = bench("sweep", "smoke", *beside, *tiny, "--targets", "pipeline", "--vram", "none,20MB", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    rows = records.read([tmp_path / "runs/bench/rows.jsonl"]).rows
-    box, eager = rows[:2], rows[2:]
-    assert [row["status"] for row in box] == ["ok", "oom"]
-    assert [(row["case"]["profile"], row["status"]) for row in eager] == [
-        *(("eager", "ok"), ("eager", "oom"), ("low-vram", "ok"), ("low-vram", "oom"))
-    ] or sys.platform != "linux"
-    assert box[0]["case"]["model"].startswith("own-pixart@")
-    assert (box[0]["class_name"], box[0]["unet_calls"]) == ("PixArtAlphaPipeline", 4)
-    assert box[0]["flops"] > 0
-    assert "own-pixart@" in done.stdout
-    assert "tiny-koala-700m pipeline 64 px fp32 in" in done.stdout
-    assert "eager is out of memory; nor do low-vram fit" in done.stdout
-
-
-def test_processes_are_joined_in_the_table_and_compared_with_another_run(tmp_path):
-    args = [*SMOKE, "--models", "tiny-koala-700m", "--targets", "unet", "--processes", "2"]
-    for name in ("a.jsonl", "b.jsonl"):
-        done = bench(*args, "--out", name, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert statuses(tmp_path / name) == ["ok"] * 2
-    assert done.stdout.count("| tiny-koala-700m") == 1
-    assert "the interval resamples these" in done.stdout
-    again = bench(*args, "--out", "b.jsonl", cwd=tmp_path)
-    assert "2 of 2 processes are measured already" in again.stderr
-    compared = bench("compare", "a.jsonl", "b.jsonl", cwd=tmp_path)
-    assert compared.returncode in (0, 1), compared.stderr
-    assert "tiny-koala-700m unet 64" in compared.stdout
 
 
 def test_a_profile_that_cannot_work_here_is_an_answer_and_asked_again_for_it_may_work_later(tmp_path):

@@ -9,10 +9,10 @@ from box_folders import FAMILIES, ROWS, SIDE, count_of, drawn, save, without_wei
 from diffusers import DDPMScheduler, FlowMatchHeunDiscreteScheduler
 from safetensors.torch import load_file, save_file
 
-from bench.blackbox import describe
+from bench.blackbox.call import PROMPT, PipelineCall, load_pipeline
+from bench.blackbox.describe import describe
 from bench.instruments.clock import CpuClock
 from bench.instruments.phases import Phases
-from bench.pipelines import PROMPT, PipelineCall, load_pipeline
 from koala.errors import KoalaError
 
 BATCH = 2

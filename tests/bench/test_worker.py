@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench import worker
-from bench.pipelines import PipelineCall
+from bench.blackbox.call import PipelineCall
 
 NO_ENGINE = RuntimeError("GET was unable to find an engine to execute this computation")
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from box_folders import count_of, drawn
 
+from bench.blackbox.call import PROMPT, PipelineCall
 from bench.instruments.clock import CpuClock
 from bench.instruments.phases import Phases
-from bench.pipelines import PROMPT, PipelineCall
 from koala.models import zoo
 from koala.models.cost import image_cost
 from koala.models.load import load

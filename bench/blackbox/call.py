@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.blackbox import DENOISERS, RANDOM, BlackBox, Part, parts_of, weight_files
+from bench.blackbox.describe import DENOISERS, RANDOM, BlackBox, Part, parts_of, weight_files
+from bench.blackbox.places import INDEX, named_parts, read_json
 from bench.instruments.phases import CALL, NETWORK, STEP, Phases
-from bench.pipeline_places import INDEX, named_parts, read_json
 from koala.errors import KoalaError, first_few
 from koala.models.load import DTYPES
 from koala.models.networks import count_params

@@ -7,8 +7,8 @@ from math import isqrt
 from pathlib import Path
 from typing import Any
 
-from bench.pipeline_classes import PipelineClass, read_class, shipped_with_pipelines
-from bench.pipeline_places import INDEX, LAYOUTS, locate, named_parts, read_json
+from bench.blackbox.classes import PipelineClass, read_class, shipped_with_pipelines
+from bench.blackbox.places import INDEX, LAYOUTS, locate, named_parts, read_json
 from koala.errors import KoalaError, first_few
 from koala.models.weights.files import CONFIG, choose
 
