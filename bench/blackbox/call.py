@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.blackbox.describe import DENOISERS, RANDOM, BlackBox, Part, parts_of, weight_files
-from bench.blackbox.places import INDEX, named_parts, read_json
+from bench.blackbox.places import INDEX, named_parts
 from bench.instruments.phases import CALL, NETWORK, STEP, Phases
 from koala.errors import KoalaError, first_few
+from koala.harness.files import read_json
 from koala.models.load import DTYPES
 from koala.models.networks import count_params
 from koala.models.random_weights import materialise

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.blackbox.classes import PipelineClass, read_class, shipped_with_pipelines
-from bench.blackbox.places import INDEX, LAYOUTS, locate, named_parts, read_json
+from bench.blackbox.places import INDEX, LAYOUTS, locate, named_parts
 from koala.errors import KoalaError, first_few
+from koala.harness.files import read_json
 from koala.models.weights.files import CONFIG, choose
 
 RANDOM, FOLDER = "random", "folder"

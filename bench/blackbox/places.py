@@ -1,12 +1,12 @@
 """Where a pipeline's folder lies: on this machine, in a mirror, in the hub's cache, or on the hub."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from koala.errors import KoalaError
+from koala.harness.files import read_json
 from koala.models.spec import HubFile
 from koala.models.weights.files import Layout, choose
 from koala.models.weights.places import (
@@ -44,17 +44,6 @@ def locate(dir_or_id: str) -> tuple[str, Path]:
         return dir_or_id, _download(dir_or_id, online(file))
     except Unavailable as error:
         raise KoalaError(_ways_to_supply(file, error)) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`; a `KoalaError` if there is none."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise KoalaError(f"{path} is not readable as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise KoalaError(f"{path} does not hold a JSON object")
-    return found
 
 
 def named_parts(index: Mapping[str, Any]) -> dict[str, tuple[str | None, str | None]]:

@@ -7,7 +7,6 @@ from typing import Annotated
 import tyro
 
 from bench.sweep import DEFAULT_STORE
-from koala.errors import KoalaError
 from koala.harness.cli import stderr_console
 
 EXAMPLES = ("python -m bench roofline", "python -m bench roofline results/*/rows.jsonl --out results")
@@ -28,18 +27,11 @@ class Options:
 
 def run(options: Options) -> int:
     """Print the table and the paths of the figures; lines and rows that had to be left out are named on stderr."""
-    from bench.report.frame import latest_rows, to_frame
-    from bench.report.pytest_json import read_any
+    from bench.report.measured import measured_frame
     from bench.report.roofline import left_out, render_markdown
     from bench.report.roofline_figure import draw
 
-    if options.files == (DEFAULT_STORE,) and not DEFAULT_STORE.exists():
-        raise KoalaError(f"nothing is measured yet: {DEFAULT_STORE} does not exist; run `python -m bench sweep`")
-    store = read_any(options.files)
-    console = stderr_console()
-    for problem in store.problems:
-        console.print(f"warning: {problem}", markup=False)
-    frame = to_frame(latest_rows(store), store)
+    frame, console = measured_frame(options.files), stderr_console()
     for remark in left_out(frame):
         console.print(f"left out: {remark}", markup=False, soft_wrap=True)
     print(render_markdown(frame), end="")

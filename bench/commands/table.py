@@ -7,8 +7,6 @@ from typing import Annotated, Literal
 import tyro
 
 from bench.sweep import DEFAULT_STORE
-from koala.errors import KoalaError
-from koala.harness.cli import stderr_console
 
 EXAMPLES = (
     "python -m bench table",
@@ -32,18 +30,11 @@ class Options:
 
 def run(options: Options) -> int:
     """Print the table; lines that had to be skipped are named on stderr."""
-    from bench.report.frame import latest_rows, to_frame
-    from bench.report.pytest_json import read_any
+    from bench.report.measured import measured_frame
     from bench.report.table import render_markdown
     from koala.harness.tables import to_csv
 
-    if options.files == (DEFAULT_STORE,) and not DEFAULT_STORE.exists():
-        raise KoalaError(f"nothing is measured yet: {DEFAULT_STORE} does not exist; run `python -m bench sweep`")
-    store = read_any(options.files)
-    console = stderr_console()
-    for problem in store.problems:
-        console.print(f"warning: {problem}", markup=False)
-    frame = to_frame(latest_rows(store), store)
+    frame = measured_frame(options.files)
     text = {
         "markdown": lambda: render_markdown(frame),
         "csv": lambda: to_csv(frame),

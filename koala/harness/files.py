@@ -1,9 +1,11 @@
 """Files written whole, and what they hold by its digest."""
 
 import hashlib
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from koala.errors import KoalaError
 
@@ -15,6 +17,17 @@ def sha256_of(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise KoalaError(f"cannot read {path}: {error.strerror}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`; a `KoalaError` if there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise KoalaError(f"{path} is not readable as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise KoalaError(f"{path} does not hold a JSON object")
+    return found
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -1,6 +1,5 @@
 """The tensors of a file or of several shards, by name: mapped from the files and read when they are asked for."""
 
-import json
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,17 +72,6 @@ class Checkpoint:
     def tensor(self, key: str) -> Tensor:
         """The tensor called `key`, on the CPU and in the file's dtype."""
         return self._take[key]()
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise KoalaError(f"{path} is not readable as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise KoalaError(f"{path} does not hold a JSON object")
-    return found
 
 
 def _open(path: Path) -> Iterator[tuple[str, tuple[int, ...], Callable[[], Tensor]]]:

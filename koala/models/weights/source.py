@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from koala.errors import KoalaError
+from koala.harness.files import read_json
 from koala.models import single_file
 from koala.models.ldm_names import Section, sections
 from koala.models.networks import meta_networks
 from koala.models.spec import AutoencoderPlan, ModelSpec
-from koala.models.weights.checkpoint import Checkpoint, Renamed, Tensors, read_config
+from koala.models.weights.checkpoint import Checkpoint, Renamed, Tensors
 from koala.models.weights.files import LAYOUTS, is_half
 from koala.models.weights.fill import Misfit, fill, fit
 from koala.models.weights.lora import Adapter
@@ -194,6 +195,6 @@ def _part(network: str, found: Found, spec: ModelSpec, dtype: str) -> Part:
     return Part(
         checkpoint,
         single_file.layout(checkpoint.shapes) == "original",
-        read_config(found.config) if found.config else {},
-        read_config(found.scheduler) if found.scheduler else {},
+        read_json(found.config) if found.config else {},
+        read_json(found.scheduler) if found.scheduler else {},
     )
