@@ -76,9 +76,12 @@ def run(jobs: Sequence[Job], plan: Plan, path: Path, server: ForkServer, observe
     """Measure `jobs` one after the other and append a row of each to `path`; the rows in order."""
     rows = []
     with Store(path) as store:
-        written = records.read([path]).environments
+        known = records.read([path])
+        written = known.environments
         for job in jobs:
             here = environment.collect(job.case.device)
+            if finished_rows(known, [job], here):  # by another run that had the file until now
+                continue
             if here["id"] not in written:
                 store.append(here)
                 written[here["id"]] = here
@@ -117,7 +120,7 @@ def _measured_row(job: Job, plan: Plan, server: ForkServer, observer: Observer) 
         "started_at": started.isoformat(timespec="seconds"),
         "wall_s": time.monotonic() - start,
         **ear.as_far_as_it_got(),
-        **_verdict(outcome),
+        **_verdict(outcome, plan.timeout_s),
         "conditions": watch.conditions(),
         **_energy(watch, ear.calls_in_window * job.case.batch_size),
     }
@@ -207,12 +210,13 @@ def earlier_peaks(known: Records, here: Row) -> dict[str, Message]:
     return found
 
 
-def _verdict(outcome: Outcome) -> Message:
+def _verdict(outcome: Outcome, timeout_s: float) -> Message:
     """The child's own account, or the status that its end stands for."""
     if outcome.result is not None:
         return outcome.result
     if outcome.timed_out:
-        return {"status": "timeout", "reason": outcome.reason, "detail": outcome.errors or None}
+        reason = f"{outcome.reason} of {timeout_s:g} s (--timeout)"
+        return {"status": "timeout", "reason": reason, "detail": outcome.errors or None}
     starved = outcome.killed_for_memory or outcome.reason.startswith("MemoryError")
     status = "oom" if starved else "failed"
     return {"status": status, "reason": outcome.reason, "detail": outcome.errors or None}

@@ -24,7 +24,10 @@ from koala.harness.nvml import Nvml
 from koala.models.networks import count_params
 
 # What torch, its CPU allocator and CUDA's libraries say when memory is the reason.
-_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+_MEMORY_WORDS = (
+    *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "alloc_failed"),
+    "can't start new thread",  # whose stack a cap on the process leaves no room for
+)
 # What torch says of a convolution when no engine of cuDNN works; it keeps to itself that some got no workspace.
 _NO_ENGINE = "unable to find an engine to execute this computation"
 

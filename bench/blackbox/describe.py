@@ -67,6 +67,12 @@ def describe(dir_or_id: str) -> BlackBox:
         raise KoalaError(f"{folder}: {known.name} is not timed: of the components {wanted}, it has not both")
     networks = [part for part in parts if part.is_network]
     whole = [_has_weights(folder / part.name) for part in networks]
+    if any(whole) and not all(whole):
+        bare = [part.name for part, there in zip(networks, whole, strict=True) if not there]
+        raise KoalaError(
+            f"{folder}: {', '.join(bare)} has no weights while other components have: fetch them, or leave all weights "
+            "out for random ones"
+        )
     config, autoencoder = (read_json(folder / name / CONFIG) for name in (denoiser, "vae"))
     factor = _downscale(autoencoder)
     return BlackBox(

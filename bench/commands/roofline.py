@@ -20,7 +20,7 @@ class Options:
     """
 
     files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[FILES...]")] = (DEFAULT_STORE,)
-    """Files of rows (.jsonl), or pytest-benchmark's JSON."""
+    """Files of rows (.jsonl), or this project's own JSON of pytest-benchmark."""
     out: Path = DEFAULT_STORE.parent
     """Folder for the figures: <device>/roofline.svg and .png."""
 

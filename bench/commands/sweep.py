@@ -114,7 +114,7 @@ def run(options: Options) -> int:
         console.print(f"the old rows are kept in {records.set_aside(options.out)}")
     if finished:
         count = f"{len(finished)} of {len(jobs)} {'cases' if plan.processes == 1 else 'processes'}"
-        console.print(f"{count} are measured already (--fresh measures them again)")
+        console.print(f"{count} are measured already (--fresh measures them again, as after other --repeats)")
     peaks = _peaks(server, here, sweep.earlier_peaks(store, here), console)
     code = measure(to_do, plan, options, server, console, peaks) if to_do else 0
     print_table(jobs, here, options.out)
@@ -143,12 +143,16 @@ def overridden(plan: Sweep, options: Options) -> Sweep:
         if getattr(options, name)
     }
     if options.pipeline:
+        if not options.models and (options.profiles or options.targets):
+            raise KoalaError("a pipeline is timed as it comes, prompt to image: --profiles and --targets need --models")
         given |= {"pipelines": options.pipeline, "models": options.models}
     rule: dict[str, Any] = {"repeats": options.repeats, "warmup": options.warmup, "budget_s": options.budget}
     for name, least in (("repeats", 1), ("warmup", 0), ("budget", 0), ("timeout", 0), ("processes", 1)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise KoalaError(f"--{name} must be at least {least}, not {value}")
+    if options.timeout == 0:
+        raise KoalaError("--timeout must be more than 0 seconds")
     return replace(
         plan,
         **given,
@@ -216,7 +220,8 @@ def dry_run(server: ForkServer, jobs: Sequence[Job], finished: dict[Job, records
     print(to_markdown(frame, {"process": str, "about [GiB]": gib, "about [s]": significant(2)}))
     left = sum(g.seconds for job, g in zip(jobs, guesses, strict=True) if g and job not in finished)
     done = f"{len(jobs)} cases, {len(finished)} measured already in {out}"
-    print(f"\n{done}; about {left / 60:.1f} minutes to go.")
+    unknown = sum(guess is None for guess in guesses)
+    print(f"\n{done}; about {left / 60:.1f} minutes to go{f', and {unknown} without an estimate' if unknown else ''}.")
     print("Rough: FLOPs at a probed matrix rate; memory is weights and the most activations, without a GPU's context.")
     return 0
 

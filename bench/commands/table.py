@@ -17,13 +17,14 @@ EXAMPLES = (
 
 @dataclass(frozen=True)
 class Options:
-    """Print measured rows as one table: files of rows, or JSON files of pytest-benchmark.
+    """Print measured rows as one table: files of rows, or JSON files of pytest-benchmark
+    that `tox -e perf` saved.
 
     The latest row of a case, device and version counts.
     """
 
     files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[FILES...]")] = (DEFAULT_STORE,)
-    """Files of rows (.jsonl), or pytest-benchmark's JSON."""
+    """Files of rows (.jsonl), or this project's own JSON of pytest-benchmark."""
     format: Literal["markdown", "csv", "json"] = "markdown"
     """markdown rounds; csv and json do not."""
 

@@ -37,7 +37,11 @@ def _helpers(emulated: pd.DataFrame) -> Iterator[str]:
             for line in cells[(cells["profile"] != EAGER.name) & (cells["status"] == "ok")].to_dict("records")
         ]
         others = sorted(set(cells.loc[cells["status"] == "oom", "profile"]) - {EAGER.name})
-        nothing = f"nor do {', '.join(others)} fit" if others else "no other profile was measured"
+        nothing = (
+            f"so {'is' if len(others) == 1 else 'are'} {', '.join(others)}"
+            if others
+            else "no other profile was measured"
+        )
         yield f"{what}: {EAGER.name} is out of memory; {'; '.join(fits) or nothing}."
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from bench import compare
 from bench.compare import Comparison, runs_of
+from koala.harness.nested import asks_for_more
 from koala.harness.records import Row
 from koala.harness.tables import Format, significant, to_markdown
 
@@ -70,7 +71,10 @@ def _headline(comparisons: Sequence[Comparison], fail_over: float) -> str:
     bad = {0: "No regression", 1: "1 regression"}.get(regressions, f"{regressions} regressions")
     if not any(counts[verdict] for verdict in _ORDER if verdict not in compare.APART):
         bad = "Nothing compared"
-    return f"**{bad}** in {len(comparisons)} case{'s' * (len(comparisons) != 1)}: {listed}."
+    compared = sum(one.verdict not in compare.APART for one in comparisons)
+    apart = len(comparisons) - compared
+    left_out = f" ({apart} not compared)" if apart and compared else ""
+    return f"**{bad}** in {compared or apart} case{'s' * ((compared or apart) != 1)}{left_out}: {listed}."
 
 
 def _shown(one: Comparison, line: dict[str, Any], change: float) -> dict[str, Any]:
@@ -86,7 +90,7 @@ def _shown(one: Comparison, line: dict[str, Any], change: float) -> dict[str, An
         "verdict": f"**{verdict}**" if verdict in (compare.SLOWER, compare.FASTER, compare.BROKEN) else verdict,
         "processes": ", ".join(str(int(count)) for count in counts),
         "would see": None if one.ratio is None else _visible(one),
-        f"to see {percent(change)}": None if one.asked is None else _asked(one),
+        f"to see {percent(change)}": None if one.asked is None else _asked(one, change),
     }
 
 
@@ -104,10 +108,11 @@ def _visible(one: Comparison) -> str:
     return percent(visible) if visible < 10 else "nothing below 10 times"
 
 
-def _asked(one: Comparison) -> str:
+def _asked(one: Comparison, change: float) -> str:
     ratio, asked = one.ratio, one.asked or 0
     enough = ratio is not None and ratio.reach is not None and not ratio.borrowed and asked <= max(ratio.processes)
-    return "enough" if enough else f"--processes {asked}"
+    more = " or more" if ratio is not None and asks_for_more(ratio, change) else ""
+    return "enough" if enough else f"--processes {asked}{more}"
 
 
 def percent(share: float) -> str:
@@ -133,8 +138,8 @@ def _notes(comparisons: Sequence[Comparison], names: tuple[str, str], fail_over:
     if any(ratio.reach is None for ratio in ratios):
         notes.append(
             "One process a side: run-to-run variance unknown: measure with `--processes 3`. The interval is that of "
-            "these two processes; `slower?` and `faster?` may be the luck of the run and count as a regression only "
-            "where the whole interval lies above the margin of `--fail-over`."
+            "these two processes; `slower?` and `faster?` may be the luck of the run. Without a margin they are no "
+            "regression; with `--fail-over` they are one where the whole interval lies above it."
         )
     if any(ratio.borrowed for ratio in ratios):
         notes.append("Where one side is one process, the other side's run-to-run variance is taken for both.")

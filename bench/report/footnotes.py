@@ -11,14 +11,8 @@ from koala.harness.tables import escape, significant
 
 def footnotes(group: pd.DataFrame) -> list[str]:
     """Sentences below the table of one device; only what some line of it gives cause for."""
-    return [
-        *_latency(group),
-        *_comparisons(group),
-        *_costs(group),
-        *_software(group),
-        *_failures(group),
-        *_doubts(group),
-    ]
+    parts = (_latency, _comparisons, _costs, _software, _failures, _doubts)
+    return [note for part in parts for note in part(group)]
 
 
 def _latency(group: pd.DataFrame) -> Iterator[str]:
@@ -28,7 +22,10 @@ def _latency(group: pd.DataFrame) -> Iterator[str]:
         "the recipe is), a `pipeline` case goes from prompt to float images on the device."
     )
     if (group["processes"] > 1).any():
-        yield "Measured in several fresh processes: the interval resamples these, then the samples in them."
+        yield (
+            "Measured in several fresh processes: the median of their medians, with Student's interval over the "
+            "processes and the samples in them, which is wide where processes are few."
+        )
     if ((group["target"] == "pipeline") & (group["status"] == "ok")).any():
         yield (
             "denoise: the denoising steps, each U-Net and scheduler (with scaling and guidance); rest: what lies "
@@ -96,6 +93,9 @@ def _failures(group: pd.DataFrame) -> Iterator[str]:
 
 def _doubts(group: pd.DataFrame) -> Iterator[str]:
     for line in group[group["doubts"].notna()].to_dict("records"):
+        batch = f" x{line['batch_size']}" if line["batch_size"] > 1 else ""
+        steps = "" if pd.isna(line["steps"]) else f" {line['steps']:.0f} steps"
         card = "" if pd.isna(line["vram_bytes"]) else f" in {line['vram_bytes'] / 2**30:.4g} GiB"
-        what = f"{line['model']} {line['target']} {line['resolution']} px {line['dtype']} {line['profile']}{card}"
+        size = f"{line['resolution']} px{batch} {line['dtype']}{steps}"
+        what = f"{line['model']} {line['target']} {size} {line['profile']}{card}"
         yield escape(f"{what} may be unstable: {line['doubts']}.")

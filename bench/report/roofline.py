@@ -52,7 +52,8 @@ def render_markdown(frame: pd.DataFrame) -> str:
     """A table for each device, and below it what its bytes are and where its peaks come from."""
     rows = placed(frame)
     if rows.empty:
-        return "No row has counted operations, counted bytes and its device's peaks yet.\n"
+        lacking = "No row has counted operations, counted bytes and its device's peaks"
+        return f"{lacking}: `python -m bench sweep` measures some that do.\n"
     parts = []
     for device, group in rows.groupby("device_name", sort=False):
         notes = [f"- {note}" for note in (BYTES_NOTE, BOUND_NOTE, *map(escape, sources(group)))]

@@ -136,6 +136,11 @@ def processes_needed(pilot: Ratio, change: float = 0.05) -> int:
     return max(ceil(wanted), min(a, b) + 1, 3)
 
 
+def asks_for_more(pilot: Ratio, change: float = 0.05) -> bool:
+    """Whether `processes_needed` names only the next number to measure, for the pilot promises a larger one."""
+    return pilot.reach is None or (SEEN * pilot.reach / log1p(change)) ** 2 > GROWTH
+
+
 # ---- processes and their resamples
 
 

@@ -27,7 +27,7 @@ def comma_separated(convert: Callable[[str], Any], metavar: str) -> Any:
     )
 
 
-_UNITS = {"": 1, "B": 1} | {
+_UNITS = {"B": 1} | {
     f"{letter}{ending}": base**power
     for power, letter in enumerate("KMGT", start=1)
     for ending, base in (("iB", 1024), ("B", 1000))
@@ -35,7 +35,7 @@ _UNITS = {"": 1, "B": 1} | {
 
 
 def byte_count(text: str) -> int:
-    """Bytes of "8GiB", "11 GB" or "500MiB"; a number alone is bytes. A `ValueError` says what is wrong."""
+    """Bytes of "8GiB", "11 GB" or "500MiB". A `ValueError` says what is wrong, as of a number without its unit."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", text)
     unit = next((u for u in _UNITS if found and u.lower() == found[2].lower()), None)
     if found is None or unit is None:

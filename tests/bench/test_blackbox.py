@@ -77,16 +77,16 @@ def test_the_name_is_of_what_the_pipeline_reads_wherever_it_lies(saved, flux, tm
     (flux / "samples" / "prompts.json").write_text("{}")
     moved = shutil.copytree(flux, tmp_path / "elsewhere" / "flux")
     assert describe(str(moved)).name == name
-    shutil.copy(saved["flux"] / "vae" / "diffusion_pytorch_model.safetensors", moved / "vae")
-    with_weights = describe(str(moved)).name
+    with_weights = describe(str(shutil.copytree(saved["flux"], tmp_path / "whole" / "flux"))).name
     rewrite(flux / "scheduler" / "scheduler_config.json", shift=2.0)
     assert len({name, with_weights, describe(str(flux)).name}) == 3
 
 
-def test_one_network_without_weights_makes_them_all_random(saved, tmp_path):
+def test_one_network_without_weights_is_a_download_that_did_not_end(saved, tmp_path):
     folder = shutil.copytree(saved["flux"], tmp_path / "flux")
     (folder / "text_encoder" / "model.safetensors").unlink()
-    assert describe(str(folder)).weights == "random"
+    with pytest.raises(KoalaError, match="text_encoder has no weights while other components have: fetch them"):
+        describe(str(folder))
 
 
 @pytest.mark.parametrize(

@@ -41,12 +41,13 @@ def extra_info(model):
 def pytest_run(folder, factor, *options):
     cases = {"slower": extra_info("sdxl"), "faster": extra_info("koala-700m")}
     (folder / "test_sleep.py").write_text(BENCHMARK)
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "test_sleep.py"]
     return subprocess.run(
         [*command, "--benchmark-only", "--benchmark-save-data", "--benchmark-storage=file://saved", *options],
         check=False,
         cwd=folder,
-        env={**os.environ, "FACTOR": str(factor), "CASES": json.dumps(cases), "PYTEST_ADDOPTS": ""},
+        env={**outside, "FACTOR": str(factor), "CASES": json.dumps(cases), "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,
     )

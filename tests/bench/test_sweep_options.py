@@ -25,7 +25,7 @@ def test_a_smaller_card_and_a_pipeline_as_a_black_box_stand_beside_the_zoo(tmp_p
     assert box[0]["flops"] > 0
     assert "own-pixart@" in done.stdout
     assert "tiny-koala-700m pipeline 64 px fp32 in" in done.stdout
-    assert "eager is out of memory; nor do low-vram fit" in done.stdout
+    assert "eager is out of memory; so is low-vram" in done.stdout
 
 
 def test_processes_are_joined_in_the_table_and_compared_with_another_run(tmp_path):
