@@ -35,7 +35,7 @@ def test_processes_are_joined_in_the_table_and_compared_with_another_run(tmp_pat
         assert done.returncode == 0, done.stderr
         assert statuses(tmp_path / name) == ["ok"] * 2
     assert done.stdout.count("| tiny-koala-700m") == 1
-    assert "the interval resamples these" in done.stdout
+    assert "with Student's interval over the processes" in done.stdout
     again = bench(*args, "--out", "b.jsonl", cwd=tmp_path)
     assert "2 of 2 processes are measured already" in again.stderr
     compared = bench("compare", "a.jsonl", "b.jsonl", cwd=tmp_path)
