@@ -53,11 +53,20 @@ def to_frame(rows: Sequence[Row], records: Records) -> pd.DataFrame:
     frame = pd.DataFrame([_line(row, records.environment(row)) for row in whole_cases(rows, records)])
     if frame.empty:
         return frame
+    add_rates(frame)
     after = frame.columns.get_loc("latency_high_s") + 1
     frame.insert(after, "speedup_vs_sdxl", speedups_vs_sdxl(frame))
     frame.insert(after + 1, "speedup_vs_diffusers", speedups_vs_diffusers(frame))
     order = ["device_name", "target", "resolution", "batch_size", "dtype", "steps", "vram_bytes", "latency_s"]
     return frame.sort_values(order, kind="stable", na_position="last").reset_index(drop=True)
+
+
+def add_rates(frame: pd.DataFrame) -> None:
+    """Give a frame what is computed and moved per second in the median call, as a share of the device's peak too."""
+    known = {name: pd.to_numeric(frame[name]) for name in ("flops", "moved_bytes", "latency_s")}
+    frame["achieved_flops_per_s"] = known["flops"] / known["latency_s"]
+    frame["share_of_flops"] = frame["achieved_flops_per_s"] / pd.to_numeric(frame["peak_flops_per_s"])
+    frame["share_of_bandwidth"] = known["moved_bytes"] / known["latency_s"] / pd.to_numeric(frame["peak_bytes_per_s"])
 
 
 def whole_cases(rows: Sequence[Row], records: Records) -> list[Row]:
@@ -95,7 +104,6 @@ def _line(row: Row, environment: Row) -> dict[str, Any]:
         "energy_method": row.get("energy_method"),
         "params": row.get("params"),
         **{f"peak_{name}": peak.get(name) for name in ("flops_per_s", "bytes_per_s", "source")},
-        **_rates(row, peak),
         "doubts": "; ".join(unseen_doubts(row)) or None,
         "threads": row.get("threads"),
         **{name: environment.get(name) for name in _VERSIONS},
@@ -128,24 +136,6 @@ def _timings(row: Row) -> dict[str, Any]:
         "step_s": median(per_step) if per_step else None,
         **{f"{part}_s": median(samples[part]) if samples.get(part) else None for part in PARTS},
         "parts_share": parts_share(samples),
-    }
-
-
-def _rates(row: Row, peak: Row) -> dict[str, float | None]:
-    """What is computed and moved per second in the median call, as a share of what the device could at most."""
-    seconds = median(map(median, row["runs"])) if row["status"] == "ok" and row["runs"] else None
-
-    def rate(amount: float | None) -> float | None:
-        return amount / seconds if amount is not None and seconds else None
-
-    def share(value: float | None, most: float | None) -> float | None:
-        return value / most if value is not None and most else None
-
-    flops, moved = rate(row.get("flops")), rate(row.get("moved_bytes"))
-    return {
-        "achieved_flops_per_s": flops,
-        "share_of_flops": share(flops, peak.get("flops_per_s")),
-        "share_of_bandwidth": share(moved, peak.get("bytes_per_s")),
     }
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.report.frame import add_rates
 from koala.harness.tables import Format, escape, significant, to_markdown
 from koala.sampling.profiles import EAGER
 
@@ -25,8 +26,8 @@ _THREE = significant(3)
 def placed(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows that a roofline has a place for, with what is computed from them.
 
-    `flop_per_byte`, `ridge` (FLOP per byte above which the FLOP/s limit), `achieved_flops_per_s`, `flops_share` and
-    `bytes_share` of the peaks, and `bound_by`, "compute" or "bandwidth".
+    `flop_per_byte`, `ridge` (FLOP per byte above which the FLOP/s limit), `achieved_flops_per_s`, `share_of_flops` and
+    `share_of_bandwidth` of the peaks, and `bound_by`, "compute" or "bandwidth".
     """
     rows = _complete(frame)
     rows = rows[(rows["status"] == "ok") & rows[list(NEEDED)].notna().all(axis=1)].copy()
@@ -34,9 +35,7 @@ def placed(frame: pd.DataFrame) -> pd.DataFrame:
     rows = rows[(rows[list(NEEDED)] > 0).all(axis=1)]
     rows["flop_per_byte"] = rows["flops"] / rows["moved_bytes"]
     rows["ridge"] = rows["peak_flops_per_s"] / rows["peak_bytes_per_s"]
-    rows["achieved_flops_per_s"] = rows["flops"] / rows["latency_s"]
-    rows["flops_share"] = rows["achieved_flops_per_s"] / rows["peak_flops_per_s"]
-    rows["bytes_share"] = rows["moved_bytes"] / rows["latency_s"] / rows["peak_bytes_per_s"]
+    add_rates(rows)
     rows["bound_by"] = [COMPUTE if above else BANDWIDTH for above in rows["flop_per_byte"] >= rows["ridge"]]
     return rows
 
@@ -102,8 +101,8 @@ def _shown(group: pd.DataFrame) -> pd.DataFrame:
             "GB moved": group["moved_bytes"] / 1e9,
             "FLOP/byte": group["flop_per_byte"],
             "achieved TFLOP/s": group["achieved_flops_per_s"] / 1e12,
-            "% of peak FLOP/s": group["flops_share"] * 100,
-            "% of peak bandwidth": group["bytes_share"] * 100,
+            "% of peak FLOP/s": group["share_of_flops"] * 100,
+            "% of peak bandwidth": group["share_of_bandwidth"] * 100,
             "bound by": group["bound_by"],
         }
     )

@@ -46,8 +46,8 @@ def test_shares_are_of_the_peaks_and_the_ridge_tells_what_binds():
     (point,) = placed(frame(line())).to_dict("records")
     assert point["flop_per_byte"] == 200
     assert point["achieved_flops_per_s"] == pytest.approx(100e12)
-    assert point["flops_share"] == pytest.approx(100 / 989.4)
-    assert point["bytes_share"] == pytest.approx(500 / 4800)
+    assert point["share_of_flops"] == pytest.approx(100 / 989.4)
+    assert point["share_of_bandwidth"] == pytest.approx(500 / 4800)
     assert point["ridge"] == pytest.approx(989.4e12 / 4.8e12)
     assert point["bound_by"] == "bandwidth"  # 200 FLOP a byte, and the ridge is at 206
 
@@ -61,7 +61,7 @@ def test_what_binds_is_the_limit_of_which_a_larger_share_is_used(flops, moved, s
     fields = {"flops": flops, "moved_bytes": moved, "latency_s": seconds}
     peaks = {"peak_flops_per_s": peak_flops, "peak_bytes_per_s": peak_bytes}
     (point,) = placed(frame(line(**fields, **peaks))).to_dict("records")
-    shares = {"compute": point["flops_share"], "bandwidth": point["bytes_share"]}
+    shares = {"compute": point["share_of_flops"], "bandwidth": point["share_of_bandwidth"]}
     assert shares[point["bound_by"]] >= max(shares.values()) * (1 - 1e-9)
 
 
