@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from eval import feed as feeds
 from eval.feed import Feed
-from eval.metric import GroupMetric, ImageMetric, Metric, SetMetric
+from eval.metric import ExpectationMetric, GroupMetric, ImageMetric, Metric, SetMetric
 from eval.weights import Found
 from koala.harness.records import SCHEMA, Row
 
-_LEVELS = ((GroupMetric, "group"), (SetMetric, "set"), (ImageMetric, "image"))
+_LEVELS = ((GroupMetric, "group"), (SetMetric, "set"), (ImageMetric, "image"), (ExpectationMetric, "image"))
 
 
 def metric_row(name: str, metric: Metric, found: Mapping[str, Found]) -> Row:
@@ -21,6 +21,7 @@ def metric_row(name: str, metric: Metric, found: Mapping[str, Found]) -> Row:
         **_feed_facts(metric.feed),
         "weights": {file: found[file].sha256 for file in sorted(found)},
         "settings": dict(metric.settings()),
+        **({"balanced_over": metric.balanced_over} if metric.balanced_over else {}),
     }
     verified = all(file.verified for file in found.values())
     return {

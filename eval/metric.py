@@ -1,13 +1,14 @@
 """What a metric is. One metric is one file in `eval/metrics/`; the file's name is the metric's name.
 
-A metric scores each image (`ImageMetric`), the images of one prompt together (`GroupMetric`) or a whole set against a
-reference (`SetMetric`). It names the features that it reads (`feed`) and gets them from `eval/score.py`, which
-decodes each image once and runs each network once, however many metrics read it.
+A metric scores each image (`ImageMetric`, or `ExpectationMetric` by what its suite says of it), the images of one
+prompt together (`GroupMetric`) or a whole set against a reference (`SetMetric`). It names the features that it reads
+(`feed`) and gets them from `eval/score.py`, which decodes each image once and runs each network once, however many
+metrics read it.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from eval.feed import Feed
 from koala.types import Features, Images, Scores
@@ -29,6 +30,7 @@ class Metric(Protocol):
     weights: tuple[str, ...] = ()  # files of `eval/weights` it needs beside those of its feed
     substitute: bool = False  # stands in, with features that work offline, for a standard metric; never bears its name
     needs_prompts: bool = False
+    balanced_over: str | None = None  # a tag: the mean is that of its values' means, as GenEval's over its six tasks
     version: int = 1  # part of its identity: raised by whoever makes `score` or `compute` give other numbers
 
     def settings(self) -> Mapping[str, Setting]:
@@ -51,6 +53,17 @@ class ImageMetric(Metric, Protocol):
     def cut(self, prompts: Sequence[str]) -> int:
         """How many of the prompts are longer than what it reads of them."""
         return 0
+
+
+@runtime_checkable
+class ExpectationMetric(Metric, Protocol):
+    """Scores each image by what a machine can check of its prompt (`eval.suite.Expectations`)."""
+
+    def score_expected(
+        self, images: Images | Features, prompts: Sequence[str], expects: Sequence[Mapping[str, Any]]
+    ) -> Scores:
+        """One score per image, as in `ImageMetric.score`; NaN where `expects` holds nothing that it can check."""
+        ...
 
 
 @runtime_checkable

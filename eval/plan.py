@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from eval import extractors, metrics
 from eval.feed import Feed
 from eval.identity import feed_digest, metric_row
-from eval.metric import GroupMetric, Metric, SetMetric
+from eval.metric import ExpectationMetric, GroupMetric, Metric, SetMetric
 from eval.weights import Found, MissingWeights, Weights
 from koala.errors import KoalaError
 from koala.harness.records import Row
@@ -48,6 +48,7 @@ class Situation:
     """What there is to score: prompts, several images of a prompt, a reference, reference images."""
 
     without_prompt: str  # which images have none; empty where all have one
+    without_expectations: str  # which sets say of no image what a machine can check
     without_groups: str  # which sets have no two images of a prompt
     reference: bool
     reference_images: bool
@@ -139,6 +140,12 @@ def _found(weights: Weights, names: Sequence[str]) -> Mapping[str, Found]:
 def _obstacle(name: str, metric: Metric, there: Situation) -> Unavailable | None:
     if metric.needs_prompts and there.without_prompt:
         return Unavailable(name, _NO_PROMPTS.format(there.without_prompt))
+    if isinstance(metric, ExpectationMetric) and there.without_expectations:
+        reason = (
+            f"it checks what a suite expects of its images, and {there.without_expectations} says nothing of that: "
+            "`python -m eval generate` draws the images of a suite"
+        )
+        return Unavailable(name, reason)
     if isinstance(metric, GroupMetric) and there.without_groups:
         reason = f"it needs two images of a prompt (several seeds), which {there.without_groups} does not have"
         return Unavailable(name, reason)

@@ -9,7 +9,8 @@ All stand in one file of JSON lines, `rows.jsonl`, beside `environment` lines (`
 - `set`: `id`, `name`, `path`, `settings` (the fields of `koala.sampling.gallery.SETTINGS`; empty for a plain folder),
   `n`, `content` (a digest of its images), `unreadable` ([{file, reason}]), `duplicates`, `notes`.
 - `eval`, level "image": `set`, `file`, `sha256`, `bytes` and `mtime_ns` (by which a second run knows the file again),
-  `prompt`, `seed`, `tags` ({column: value}), `scores` ({metric id: x}; empty where only set metrics were asked for).
+  `prompt`, `seed`, `tags` ({column: value}), `expects` (a digest of what a machine
+  can check, or null), `scores` ({metric id: x}; empty where only set metrics were asked for).
 - `eval`, level "group": `set`, `prompt`, `files`, `sha256` (of each file), `scores`.
 - `eval`, level "set": `set`, `content`, `metric` (an id), `value`, `interval` ({low, high, confidence, method} or
   null), `n`, `n_reference`, `reference` ({name, content, path, unreadable,

@@ -8,7 +8,7 @@ from eval.feed import Feed
 from eval.groups import Groups
 from eval.identity import digest
 from eval.known import file_facts, known_images
-from eval.metric import GroupMetric, ImageMetric
+from eval.metric import ExpectationMetric, GroupMetric, ImageMetric
 from eval.passes import Batch, FeaturePass, Reading, equally_large
 from eval.plan import Planned
 from eval.run import Run, finite
@@ -38,7 +38,7 @@ class SetPass:
 
     def __init__(self, images: ImageSet, planned: Sequence[Planned], run: Run):
         self._images, self._items, self._run = images, images.items, run
-        self._metrics = [p for p in planned if isinstance(p.metric, ImageMetric)]
+        self._metrics = [p for p in planned if isinstance(p.metric, ImageMetric | ExpectationMetric)]
         self._groups = Groups(images, [p for p in planned if isinstance(p.metric, GroupMetric)], run)
         self._features = FeaturePass(run.networks, run.spools, self._groups.feeds)
         self._known = known_images(run.done, images)
@@ -74,15 +74,23 @@ class SetPass:
         row = self._known.get(self._items[place].file)
         if row is None or any(row["sha256"] not in spool for spool in self._run.spools.values()):
             return True
-        return self._groups.wants(place) or any(p.feed is None for p in self._unscored(row))
+        return self._groups.wants(place) or any(p.feed is None for p in self._unscored(row, self._items[place]))
 
-    def _unscored(self, row: Row) -> list[Planned]:
-        return [p for p in self._metrics if p.id not in row["scores"]]
+    def _unscored(self, row: Row, item: Item) -> list[Planned]:
+        kept = self._kept(row, item)
+        return [p for p in self._metrics if p.id not in kept]
+
+    def _kept(self, row: Row, item: Item) -> Row:
+        """The scores of a row that still count: others expected something else of the image."""
+        if row.get("expects") == _expected(item):
+            return row["scores"]
+        expecting = {p.id for p in self._metrics if isinstance(p.metric, ExpectationMetric)}
+        return {metric: score for metric, score in row["scores"].items() if metric not in expecting}
 
     def _outdated(self, place: int) -> bool:
         """Whether the row of an image lacks scores, or the seed or the tags that it has now."""
         row, item = self._known[self._items[place].file], self._items[place]
-        return bool(self._unscored(row)) or (row["seed"], row["tags"]) != (item.seed, dict(item.tags))
+        return bool(self._unscored(row, item)) or (row["seed"], row["tags"]) != (item.seed, dict(item.tags))
 
     def _score_spooled(self, places: Sequence[int]) -> None:
         """Score images whose features are on disk by metrics that have not scored them yet; take new tags over."""
@@ -99,8 +107,8 @@ class SetPass:
         scores = self._scores(features, batch.places)
         for planned in (p for p in self._metrics if p.feed is None):
             for rows, pixels in equally_large(batch.pictures):
-                prompts = [self._items[batch.places[row]].prompt or "" for row in rows]
-                for row, score in zip(rows, self._values(planned, pixels, prompts), strict=True):
+                values = self._values(planned, pixels, [self._items[batch.places[row]] for row in rows])
+                for row, score in zip(rows, values, strict=True):
                     scores[row][planned.id] = score
         facts = [
             {**file_facts(self._items[place]), "sha256": picture.sha256, "notes": list(picture.notes)}
@@ -111,14 +119,18 @@ class SetPass:
 
     def _scores(self, features: Mapping[Feed, Features], places: Iterable[int]) -> list[Row]:
         """The scores of each image by metric id, of the metrics that read features."""
-        prompts = [self._items[place].prompt or "" for place in places]
-        columns = {p.id: self._values(p, features[p.feed], prompts) for p in self._metrics if p.feed}
-        return [{metric: column[row] for metric, column in columns.items()} for row in range(len(prompts))]
+        items = [self._items[place] for place in places]
+        columns = {p.id: self._values(p, features[p.feed], items) for p in self._metrics if p.feed}
+        return [{metric: column[row] for metric, column in columns.items()} for row in range(len(items))]
 
-    def _values(self, planned: Planned, images: Any, prompts: Sequence[str]) -> list[float | None]:
-        metric = self._run.metric(planned)
-        assert isinstance(metric, ImageMetric)
-        return [finite(value) for value in metric.score(images, prompts).tolist()]
+    def _values(self, planned: Planned, images: Any, items: Sequence[Item]) -> list[float | None]:
+        metric, prompts = self._run.metric(planned), [item.prompt or "" for item in items]
+        if isinstance(metric, ExpectationMetric):
+            scores = metric.score_expected(images, prompts, [item.expects for item in items])
+        else:
+            assert isinstance(metric, ImageMetric)
+            scores = metric.score(images, prompts)
+        return [finite(value) for value in scores.tolist()]
 
     def _append(self, places: Sequence[int], facts: Sequence[Row], scores: Sequence[Row]) -> None:
         """Write one row an image; earlier scores of the same file are kept in it."""
@@ -129,11 +141,11 @@ class SetPass:
     def _says(self, row: Row) -> bool:
         """Whether the store says all of a row already."""
         old, when = self._known.get(row["file"]), ("environment", "started_at")
-        return old is not None and all(old[name] == fact for name, fact in row.items() if name not in when)
+        return old is not None and all(old.get(name) == fact for name, fact in row.items() if name not in when)
 
     def _image_row(self, item: Item, facts: Row, scores: Row) -> Row:
         old = self._known.get(item.file)
-        kept = old["scores"] if old and old["sha256"] == facts["sha256"] else {}
+        kept = self._kept(old, item) if old and old["sha256"] == facts["sha256"] else {}
         return self._run.row(
             "eval",
             level="image",
@@ -143,8 +155,14 @@ class SetPass:
             prompt=item.prompt,
             seed=item.seed,
             tags=dict(item.tags),
+            expects=_expected(item),
             scores={**scores, **kept},
         )
+
+
+def _expected(item: Item) -> str | None:
+    """A digest of what a machine can check of an image; None where that is nothing."""
+    return digest(dict(item.expects)) if item.expects else None
 
 
 def _notes(rows: Sequence[Row]) -> dict[str, int]:

@@ -48,8 +48,10 @@ class Job:
         prompts = [(images.name, [item.prompt for item in images.items]) for images in self.sets]
         bare = [f"{of.count(None)} of the {len(of)} images of {name}" for name, of in prompts if None in of]
         single = [name for name, of in prompts if len({*of} - {None}) == len(of) - of.count(None)]
+        aimless = [images.name for images in self.sets if not any(item.expects for item in images.items)]
         return Situation(
             without_prompt=first_few(bare),
+            without_expectations=first_few(aimless),
             without_groups=first_few(single),
             reference=self.reference is not None,
             reference_images=bool(self.reference and self.reference.images),

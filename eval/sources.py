@@ -31,6 +31,7 @@ class Item:
     prompt: str | None = None
     seed: int | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    expects: Mapping[str, Any] = field(default_factory=dict)  # as `eval.suite.Expectations`
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,17 @@ def _gallery(path: Path) -> list[ImageSet]:
 
 
 def _item(folder: Path, row: Row) -> Item:
-    seed, tags = row.get("seed"), row.get("tags")
+    seed, tags, expects = row.get("seed"), row.get("tags"), row.get("expects")
     given = tags.items() if isinstance(tags, dict) else ()
     texts = {name: str(value) for name, value in given if value is not None}
-    return Item(folder / row["file"], row["file"], row["prompt"], seed if isinstance(seed, int) else None, texts)
+    return Item(
+        folder / row["file"],
+        row["file"],
+        row["prompt"],
+        seed if isinstance(seed, int) else None,
+        texts,
+        expects if isinstance(expects, dict) else {},
+    )
 
 
 def _names(settings: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:

@@ -39,9 +39,11 @@ def run(options: Options) -> int:
 def line(name: str, metric: "Metric", what: str) -> dict[str, Any]:
     """What is known of a metric without its weights."""
     from eval.identity import level
-    from eval.metric import GroupMetric, SetMetric
+    from eval.metric import ExpectationMetric, GroupMetric, SetMetric
 
     needs = ["prompts"] if metric.needs_prompts else []
+    if isinstance(metric, ExpectationMetric):
+        needs = ["a suite that says what to expect"]
     if isinstance(metric, GroupMetric):
         needs = ["several seeds of a prompt"]
     if isinstance(metric, SetMetric) and metric.needs_reference:

@@ -14,7 +14,7 @@ from koala.harness.cli import stderr_console
 
 if TYPE_CHECKING:
     from eval.weights import Weights
-    from eval.weights.table import WeightFile
+    from eval.weights.file import WeightFile
 
 EXAMPLES = (
     "python -m eval weights",

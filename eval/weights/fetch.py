@@ -18,10 +18,11 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from eval.cache import aside, made
+from eval.weights.file import Package, WeightFile
 from eval.weights.find import Found, examine, hash_known
 from eval.weights.places import hub_files
 from eval.weights.store import stored, weights_folder
-from eval.weights.table import FILES, Package, WeightFile
+from eval.weights.table import FILES
 from koala.errors import KoalaError
 from koala.harness.files import sha256_of
 

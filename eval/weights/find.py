@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval.weights import table
+from eval.weights.file import WeightFile
 from eval.weights.hashes import sha256
 from eval.weights.places import from_repository, places
 from eval.weights.supply import missing_message
-from eval.weights.table import WeightFile
 from koala.errors import KoalaError
 
 

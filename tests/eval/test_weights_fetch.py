@@ -8,6 +8,7 @@ from weight_folders import CONTENT, SHA256, bare_machine, everywhere, left_behin
 
 from eval.weights import Weights, table
 from eval.weights.fetch import Fetcher
+from eval.weights.file import Package
 from eval.weights.store import stored
 from koala.errors import KoalaError
 from koala.harness.cli import stderr_console
@@ -36,7 +37,7 @@ def test_all_files_of_a_wheel_come_with_the_first(monkeypatch, tmp_path):
     "name", ["../../escaped.pth", "/tmp/escaped-from-a-wheel.pth", "tiny_weights/../../escaped.pth"]
 )
 def test_a_name_in_a_wheel_never_decides_where_a_file_is_written(monkeypatch, tmp_path, name):
-    file = only(monkeypatch, package=table.Package("tiny-weights", "1.0", name))
+    file = only(monkeypatch, package=Package("tiny-weights", "1.0", name))
     wheel(tmp_path / "wheels", {name: CONTENT, "../../other.pth": b"evil"})
     before = set(tmp_path.rglob("*.pth"))
     Fetcher(stderr_console()).fetch(file)
@@ -53,7 +54,7 @@ def test_a_name_in_a_wheel_never_decides_where_a_file_is_written(monkeypatch, tm
     ],
 )
 def test_a_package_without_the_standard_file_leaves_nothing(monkeypatch, tmp_path, members, answer):
-    file = only(monkeypatch, package=table.Package("tiny-weights", "1.0", "tiny_weights/tiny.pth"))
+    file = only(monkeypatch, package=Package("tiny-weights", "1.0", "tiny_weights/tiny.pth"))
     if members:
         wheel(tmp_path / "wheels", members)
     with pytest.raises(KoalaError, match=f"tiny: package tiny-weights==1.0: .*{answer}"):

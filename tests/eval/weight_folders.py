@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from eval.weights import table, wanted
-from eval.weights.table import Package, WeightFile
+from eval.weights.file import Package, WeightFile
 from koala.models.spec import HubFile
 
 CONTENT = b"the standard weights" * 50
