@@ -5,6 +5,7 @@ import sys
 from koala.harness.cli import Command, main
 
 COMMANDS = {
+    "generate": Command("eval.commands.generate", "draw the images of a prompt suite, or take images made elsewhere"),
     "score": Command("eval.commands.score", "score images: galleries or folders, against a reference if one is given"),
     "report": Command("eval.commands.report", "tables, figures and contact sheets of all scores"),
     "compare": Command("eval.commands.compare", "two sets on the same prompts and seeds, with intervals"),
@@ -13,6 +14,7 @@ COMMANDS = {
     "weights": Command("eval.commands.weights", "list the weight files metrics want, and fetch what may be fetched"),
 }
 EXAMPLES = (
+    "python -m eval generate --models koala-700m,sdxl --suite koala-core",
     "python -m eval score runs/images/koala-700m --reference photos/",
     "python -m eval report",
     "python -m eval weights --fetch",

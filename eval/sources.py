@@ -1,6 +1,5 @@
 """Sets of images to score: a gallery, or a plain folder with or without a table of prompts. Imports no torch."""
 
-import fnmatch
 import hashlib
 import json
 import os
@@ -14,9 +13,8 @@ from eval import prompt_table
 from eval.images import EXTENSIONS
 from koala.errors import KoalaError, first_few
 from koala.harness.records import Row
-from koala.sampling.gallery import MANIFEST, SETTINGS, Gallery, settings_key
+from koala.sampling.gallery import SETTINGS, Gallery, is_manifest, settings_key
 
-_RANK_MANIFESTS = "manifest.rank-*.jsonl"
 _BARE = ("model", "profile")  # settings that a set's name gives without saying what they are
 _SHOWN = {"weights_hash": 8}  # characters of a setting in a set's name
 _IGNORED_FOLDER = "__MACOSX"
@@ -59,7 +57,7 @@ def read_sets(path: Path) -> list[ImageSet]:
 
 
 def _has_manifest(names: Sequence[str]) -> bool:
-    return MANIFEST in names or bool(fnmatch.filter(names, _RANK_MANIFESTS))
+    return any(map(is_manifest, names))
 
 
 def _id(path: Path, settings: Mapping[str, Any]) -> str:
@@ -79,13 +77,18 @@ def _gallery(path: Path) -> list[ImageSet]:
     groups: dict[str, list[Row]] = {}
     for row in listing.rows:
         groups.setdefault(settings_key(row), []).append(row)
-    settings = [{name: rows[0].get(name) for name in SETTINGS} for rows in groups.values()]
+    settings = [_settings(rows[0]) for rows in groups.values()]
     # What is missing cannot be told to a setting: its row may be of another run. Every set says it.
     problems = (*missing, *listing.problems)
     return [
         ImageSet(_id(path, chosen), name, path, chosen, tuple(_item(path, row) for row in rows), problems)
         for chosen, name, rows in zip(settings, _names(settings, path), groups.values(), strict=True)
     ]
+
+
+def _settings(row: Row) -> dict[str, Any]:
+    """What decides an image; what came to be asked later is left out where it is not there, or sets changed ids."""
+    return {name: row.get(name) for name in SETTINGS if name != "start_latents" or row.get(name)}
 
 
 def _item(folder: Path, row: Row) -> Item:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -13,6 +13,9 @@ from koala.harness.nvml import Nvml
 from koala.models import zoo
 from koala.models.spec import ModelSpec, Recipe
 from koala.sampling import profiles
+
+if TYPE_CHECKING:
+    from koala.sampling.job import Picture
 
 DEFAULT_FOLDER = Path("runs/samples")
 EXAMPLES = (
@@ -118,7 +121,7 @@ def chosen_recipe(recipe: Recipe, options: Options) -> Recipe:
     return replace(recipe, **{name: value for name, value in given.items() if value is not None})
 
 
-def chosen_pictures(options: Options) -> list[tuple[str, int]]:
+def chosen_pictures(options: Options) -> "list[Picture]":
     """Every prompt with each of its seeds; a prompt that was given twice counts once."""
     for name, least in (("n", 1), ("batch_size", 1), ("seed", 0)):
         if (value := getattr(options, name)) < least:
@@ -133,7 +136,9 @@ def chosen_pictures(options: Options) -> list[tuple[str, int]]:
             prompt.encode()
         except UnicodeEncodeError as error:
             raise KoalaError(f"this prompt is not valid UTF-8: {prompt!r}") from error
-    return [(prompt, seed) for prompt in prompts for seed in range(options.seed, options.seed + options.n)]
+    from koala.sampling.job import Picture
+
+    return [Picture(prompt, seed) for prompt in prompts for seed in range(options.seed, options.seed + options.n)]
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -48,5 +48,6 @@ def _card(text: str) -> int | None:
 
 
 Names = Annotated[tuple[str, ...], comma_separated(str, "A,B,...")]
+Floats = Annotated[tuple[float, ...], comma_separated(float, "X,Y,...")]
 Ints = Annotated[tuple[int, ...], comma_separated(int, "N,M,...")]
 Cards = Annotated[tuple[int | None, ...], comma_separated(_card, "8GiB,11GiB,...")]

@@ -32,10 +32,15 @@ class Condition:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return Condition(**{name: None if value is None else change(value) for name, value in values.items()})
 
+    @classmethod
+    def stacked(cls, conditions: Sequence["Condition"]) -> "Condition":
+        """The rows of all of them, in order."""
+        columns = {f.name: [getattr(condition, f.name) for condition in conditions] for f in fields(cls)}
+        return cls(**{name: None if rows[0] is None else torch.cat(rows) for name, rows in columns.items()})
+
     def below(self, other: "Condition") -> "Condition":
         """The rows of `other`, then these."""
-        pairs = {f.name: (getattr(other, f.name), getattr(self, f.name)) for f in fields(self)}
-        return Condition(**{name: None if b is None else torch.cat([a, b]) for name, (a, b) in pairs.items()})
+        return Condition.stacked((other, self))
 
     def unet_arguments(self, time_ids: Tensor | None) -> dict[str, Any]:
         """Keyword arguments of diffusers' U-Net; `time_ids` are SDXL's six sizes, one row an image."""

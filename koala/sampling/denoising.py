@@ -7,18 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from koala.errors import KoalaError
 from koala.models.conditioning import Condition, size_ids
 from koala.models.load import Components
 from koala.models.spec import Recipe
 from koala.sampling import seeds
 from koala.sampling.schedules import build_scheduler, set_timesteps
 from koala.sampling.spans import SpanOf, untimed
+from koala.types import Latents
 
 
 class Denoising:
     """A batch on its way from noise to an image; `condition` holds the unconditional rows first where it is guided.
 
-    `latents` is the state, [n, channels, h, w]; each `step()` moves it one timestep on.
+    `start`, of one row or of one an image, replaces the standard normal noise that images begin with. `latents` is the
+    state, [n, channels, h, w]; each `step()` moves it one timestep on.
     """
 
     @torch.inference_mode()  # or the first step's tensors would differ in kind from the others', and compile apart
@@ -30,6 +33,7 @@ class Denoising:
         generators: Sequence[torch.Generator],
         size: tuple[int, int],
         span: SpanOf = untimed,
+        start: Latents | None = None,
     ):
         spec, device, dtype = components.spec, components.device, components.dtype
         self._unet: Any = components.unet
@@ -43,8 +47,8 @@ class Denoising:
         sizes = size_ids(size, recipe.original_size, recipe.crop, rows).to(device, dtype)
         self._conditioning = condition.unet_arguments(sizes)
         shape = (spec.unet.sample_channels, size[0] // spec.downscale, size[1] // spec.downscale)
-        start = seeds.noise(self._generators, shape).to(device, dtype)
-        self.latents: Tensor = start * self._scheduler.init_noise_sigma
+        noise = seeds.noise(self._generators, shape) if start is None else _repeated(start, shape, len(generators))
+        self.latents: Tensor = noise.to(device, dtype) * self._scheduler.init_noise_sigma
         takes_noise = "generator" in inspect.signature(self._scheduler.step).parameters
         self._step_options = {"generator": self._generators} if takes_noise else {}
         self.done = 0
@@ -71,3 +75,10 @@ class Denoising:
             prediction = prediction.clone()
         moved = self._scheduler.step(prediction, timestep, self.latents, return_dict=False, **self._step_options)[0]
         return moved.to(self.latents.dtype)
+
+
+def _repeated(start: Latents, shape: tuple[int, ...], n: int) -> Latents:
+    """`start` once for each of `n` images of that shape; a `KoalaError` where it is of another."""
+    if tuple(start.shape[1:]) != shape or len(start) not in (1, n):
+        raise KoalaError(f"start latents of shape {tuple(start.shape)} are not of the images' shape {(n, *shape)}")
+    return start.expand(n, *shape)

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,31 +30,38 @@ def fill(
 ) -> int:
     """Draw the pictures that are missing, and the contact sheet of all images; the exit code, 130 after Ctrl-C."""
     to_do = unfinished(settings, pictures, gallery)
-    kept = len(pictures) - len(to_do)
-    if kept:
-        console.print(f"{kept} of {len(pictures)} images are there already", markup=False)
+    before, there = len(pictures) - len(to_do), set(gallery.images())
+    printed: list[Path] = []
+
+    def say(path: Path) -> None:
+        print(path, flush=True)
+        printed.append(path)
+
+    if before:
+        console.print(f"{before} of {len(pictures)} images are there already", markup=False)
     try:
         here = environment.collect(settings.device)
         gallery.add_environment(here)
         facts = {"environment": here["id"], "device_name": here["device_name"]}
         with clean_warnings(console), DrawingProgress(len(to_do), console) as progress:
             for path in draw(settings, pictures, gallery, batch_size, facts, compare, progress.step):
-                kept += 1
-                progress.image()
-                print(path, flush=True)
+                say(path)
         if to_do and compare:
-            tell_difference(gallery.row_of(image_key(settings.row(*pictures[0]))), console)
+            tell_difference(gallery.row_of(image_key(settings.row(pictures[0].prompt, pictures[0].seed))), console)
         console.print(f"contact sheet: {write_contact_sheet(gallery)}", markup=False)
     except KeyboardInterrupt:
+        for path in gallery.images():  # some were on their way to the disk
+            if path not in there and path not in printed:
+                say(path)
         console.print(
-            f"interrupted: {kept} of {len(pictures)} images are kept in {gallery.folder}; "
+            f"interrupted: {before + len(printed)} of {len(pictures)} images are kept in {gallery.folder}; "
             "the same command goes on from there",
             markup=False,
         )
         return INTERRUPTED
     except torch.OutOfMemoryError as error:
         raise KoalaError(
-            f"out of GPU memory with {kept} of {len(pictures)} images kept in {gallery.folder}; "
+            f"out of GPU memory with {before + len(printed)} of {len(pictures)} images kept in {gallery.folder}; "
             "try --batch-size 1, --profile low-vram or a lower --resolution"
         ) from error
     return 0

@@ -20,7 +20,7 @@ from koala.sampling.png import encode_png, png_text, text_chunks
 
 KIND = "image"
 MANIFEST = "manifest.jsonl"
-_RANK_MANIFESTS = "manifest.rank-*.jsonl"
+_MANIFESTS = re.compile(r"manifest(?:\.rank-([0-9]+))?\.jsonl")
 _SLUG_LENGTH = 60
 
 # Everything that decides an image beside its prompt and seed, to the rounding of the device's arithmetic.
@@ -35,7 +35,18 @@ SETTINGS = (
     "height",
     "width",
     "dtype",
+    "start_latents",
 )
+
+
+def is_manifest(name: str) -> bool:
+    """Whether a file of that name is a manifest: the one writer's, or that of one of several."""
+    return _MANIFESTS.fullmatch(name) is not None
+
+
+def _place(path: Path) -> int:
+    found = _MANIFESTS.fullmatch(path.name)
+    return int(found[1]) if found and found[1] else -1
 
 
 def settings_key(row: Row) -> str:
@@ -90,7 +101,8 @@ class Gallery:
     def __enter__(self) -> "Gallery":
         if self.folder.exists() and not self.folder.is_dir():
             raise KoalaError(f"{self.folder} is a file, and images go into a folder; choose another --out")
-        if not self._manifests() and self.folder.exists() and any(p.name[0] != "." for p in self.folder.iterdir()):
+        names = [path.name for path in self.folder.iterdir()] if self.folder.exists() else []
+        if any(name[0] != "." for name in names) and not any(map(is_manifest, names)):
             raise KoalaError(f"{self.folder} holds other files and no {MANIFEST}; choose another --out")
         self._store = records.Store(self.manifest)
         try:
@@ -131,7 +143,7 @@ class Gallery:
         return next(row for row in self.rows() if image_key(row) == key)
 
     def _manifests(self) -> list[Path]:
-        return [path for pattern in (MANIFEST, _RANK_MANIFESTS) for path in sorted(self.folder.glob(pattern))]
+        return sorted((path for path in self.folder.glob("manifest*.jsonl") if is_manifest(path.name)), key=_place)
 
     def _records(self) -> records.Records:
         manifests = self._manifests()
@@ -165,14 +177,27 @@ class Gallery:
 
         `row` holds the prompt, the seed and `SETTINGS`; an image that was drawn otherwise is never replaced.
         """
-        assert self._store, "a gallery is written to within `with`"
-        row = {"schema": records.SCHEMA, "kind": KIND, "file": file_name(row["prompt"], row["seed"]), **row}
+        row = self.described(row)
         self.refuse_clash(row)
+        path = self.write_image(image, row)
+        self.append(row)
+        return path
+
+    def described(self, row: Row) -> Row:
+        """`row` as the manifest has it, with the name of its file."""
+        return {"schema": records.SCHEMA, "kind": KIND, "file": file_name(row["prompt"], row["seed"]), **row}
+
+    def write_image(self, image: UInt8[np.ndarray, "h w 3"], row: Row) -> Path:
+        """Write the file of a row; any thread may. It is in the gallery once `append` has written the row."""
         path = self.folder / row["file"]
         write_bytes(path, encode_png(image, text_chunks(row)))
+        return path
+
+    def append(self, row: Row) -> None:
+        """Write the row of an image whose file is on disk; one thread at a time."""
+        assert self._store, "a gallery is written to within `with`"
         self._store.append(row)
         self._keys[row["file"]] = image_key(row)
-        return path
 
     def add_environment(self, environment: Row) -> None:
         """Keep the environment that rows name by its id, once."""

@@ -7,8 +7,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 class DrawingProgress:
     """Follows the drawing of `n` images; elapsed and remaining time come from the steps that were done."""
 
-    def __init__(self, n: int, console: Console):
-        self._n, self._images, self._total = n, 0, 1
+    def __init__(self, n: int, console: Console, name: str = ""):
+        self._name = f"{name}: " if name else ""
+        self._n, self._before, self._batch = n, 0, 0
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -18,6 +19,7 @@ class DrawingProgress:
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
+            transient=bool(name),
         )
         self._task = self._bar.add_task("loading", total=None)
 
@@ -30,17 +32,14 @@ class DrawingProgress:
 
     def step(self, done: int, total: int, batch: int) -> None:
         """`done` of `total` steps are made in a batch of that many images."""
-        self._total = total
-        first, last = self._images + 1, self._images + batch
+        if done == 0:  # the images of the batch before are on their way to the disk
+            self._before, self._batch = self._before + self._batch, batch
+        first, last = self._before + 1, self._before + batch
         which = f"image {first}" if batch == 1 else f"images {first}-{last}"
         self._bar.update(
             self._task,
-            description=f"{which} of {self._n}, " + (f"step {done}/{total}" if done < total else "decoding"),
+            description=f"{self._name}{which} of {self._n}, "
+            + (f"step {done}/{total}" if done < total else "decoding"),
             total=self._n * total,
-            completed=self._images * total + done * batch,
+            completed=self._before * total + done * batch,
         )
-
-    def image(self) -> None:
-        """One more image is on disk."""
-        self._images += 1
-        self._bar.update(self._task, completed=self._images * self._total)

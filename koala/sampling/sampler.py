@@ -1,11 +1,12 @@
 """Prompts and seeds -> images, in three steps that can be called one by one: encode, denoise, decode."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
 from koala.errors import KoalaError
-from koala.models.conditioning import Condition
+from koala.models.conditioning import Condition, Conditioner
 from koala.models.load import Components
 from koala.models.spec import Recipe
 from koala.sampling import seeds as noise_seeds
@@ -52,13 +53,21 @@ class Sampler:
     ) -> Condition:
         """What the U-Net is told: a row per prompt, the unconditional rows first where the recipe is guided."""
         recipe = recipe or self.components.spec.recipe
-        conditioner = self.components.conditioner
-        assert conditioner is not None, "loaded without its text encoders"
-        device = self.components.device
-        with self._span("encode"), resident(conditioner.networks, device), torch.inference_mode():
+        with self._encoding() as conditioner:
             if not recipe.guided:
                 return conditioner.encode(prompts)
             return conditioner.guided(prompts, self._negatives(prompts, negative, recipe))
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Condition:
+        """A row per prompt, without what guidance contrasts it with."""
+        with self._encoding() as conditioner:
+            return conditioner.encode(prompts)
+
+    def encode_contrast(self, prompt: str, negative: str | None) -> Condition:
+        """The one row that guidance contrasts every prompt with, whichever `prompt` it is asked for."""
+        with self._encoding() as conditioner:
+            both = conditioner.guided([prompt], None if negative is None else [negative])
+            return both.map(lambda field: field[:1])
 
     def denoise(
         self,
@@ -68,14 +77,18 @@ class Sampler:
         height: int | None = None,
         width: int | None = None,
         on_step: OnStep | None = None,
+        start: Latents | None = None,
     ) -> Latents:
-        """The final latents [n, channels, h / downscale, w / downscale] of the images with these seeds."""
+        """The final latents [n, channels, h / downscale, w / downscale] of the images with these seeds.
+
+        `start`, of one row or n, replaces the standard normal noise that the images begin with.
+        """
         components, recipe = self.components, recipe or self.components.spec.recipe
         assert components.unet is not None, "loaded without its U-Net"
         size = self._size(height, width)
         with resident((components.unet,), components.device):
             generators = [noise_seeds.generator(seed) for seed in seeds]
-            run = Denoising(components, condition, recipe, generators, size, self._span)
+            run = Denoising(components, condition, recipe, generators, size, self._span, start)
             total = len(run.timesteps)
             while True:
                 if on_step:
@@ -92,6 +105,14 @@ class Sampler:
         with self._span("decode"), resident((autoencoder,), self.components.device), torch.inference_mode():
             scaled = latents.to(autoencoder.dtype) / autoencoder.config.scaling_factor
             return (autoencoder.decode(scaled, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
+
+    @contextmanager
+    def _encoding(self) -> Iterator[Conditioner]:
+        """The conditioner, on its device until the block ends."""
+        conditioner, device = self.components.conditioner, self.components.device
+        assert conditioner is not None, "loaded without its text encoders"
+        with self._span("encode"), resident(conditioner.networks, device), torch.inference_mode():
+            yield conditioner
 
     def _negatives(
         self, prompts: Sequence[str], negative: str | Sequence[str] | None, recipe: Recipe

@@ -52,7 +52,7 @@ def adapt(components: Any, adapter: Adapter) -> None:
     """
     pipeline = _pipeline(components)
     networks = {prefix: getattr(pipeline, prefix) for prefix in _prefixes(components.spec)}
-    read = _read(_file(adapter.path), pipeline, tuple(networks))
+    read = _read(adapter_file(adapter.path), pipeline, tuple(networks))
     if strange := sorted({key.partition(".")[0] for key in read.tensors} - networks.keys()):
         raise KoalaError(f"{adapter.path} adapts {', '.join(strange)}, which {components.spec.name} does not have")
     name = f"adapter_{max(len(getattr(network, 'peft_config', {})) for network in networks.values())}"
@@ -82,7 +82,7 @@ def _pipeline(components: Any) -> Any:
     return StableDiffusionPipeline(**common, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
 
-def _file(path: Path) -> Path:
+def adapter_file(path: Path) -> Path:
     """The adapter's file: `path`, or the one in that folder."""
     if path.is_file():
         return path
