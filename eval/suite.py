@@ -3,13 +3,17 @@
 A suite is one TOML file in `eval/suites/`. Imports no torch.
 """
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 Tags = Mapping[str, str]
 # What a machine can check: `include` and `exclude`, lists of objects as GenEval's metadata has them ({"class",
-# "count"?, "color"?, "position"?: [relation, index of the object it is told of]}); `text`, which has to be legible.
+# "count", "color"?, "position"?: [relation, index of the object it is told of]}), `tag`, GenEval's task, and `text`,
+# which has to be legible.
 Expectations = Mapping[str, Any]
 
 
@@ -36,5 +40,19 @@ class Suite:
     license: str | None
     source: str | None
     prompts: tuple[Prompt, ...]
-    digest: str  # sha256 of texts, tags and expectations in order
     notes: str = ""
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of texts, tags and expectations in order."""
+        facts = [[prompt.text, dict(prompt.tags), dict(prompt.expects)] for prompt in self.prompts]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def counted(expects: Expectations) -> dict[str, str]:
+    """The tags `objects` and `attributes`: how many objects a prompt asks for, and how many colours and relations."""
+    include: Sequence[Mapping[str, Any]] = expects.get("include") or ()
+    if not include:
+        return {}
+    attributes = sum(name in item for item in include for name in ("color", "position"))
+    return {"objects": str(sum(item.get("count", 1) for item in include)), "attributes": str(attributes)}

@@ -35,7 +35,7 @@ class Options:
     """
 
     suite: str = ""
-    """Prompt suite (`python -m eval suites`), or a file of your own: .txt (a prompt a line), .csv, .tsv, .jsonl, .toml."""
+    """Prompt suite (`python -m eval suites`), or a file of your own: .txt (a prompt a line), .csv, .jsonl, .toml."""
     models: Annotated[Names, tyro.conf.arg(aliases=["--model"])] = ()
     """Models of the zoo, or folders of models that were trained here."""
     images_per_prompt: int = 1

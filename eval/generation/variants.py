@@ -1,8 +1,7 @@
 """Models and settings -> the galleries to fill, one for each combination."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import product
 from typing import Any
 
 from koala.errors import KoalaError, first_few
@@ -33,10 +32,10 @@ class Axes:
     @property
     def combinations(self) -> Iterator[tuple[int | None, float | None, int | None]]:
         """Steps, guidance and side, None where the model's own is wanted."""
-        steps: Sequence[int | None] = self.steps or (None,)
-        guidance: Sequence[float | None] = self.guidance or (None,)
-        sides: Sequence[int | None] = self.resolutions or (None,)
-        return product(steps, guidance, sides)
+        for steps in self.steps or (None,):
+            for guidance in self.guidance or (None,):
+                for side in self.resolutions or (None,):
+                    yield steps, guidance, side
 
 
 @dataclass(frozen=True)

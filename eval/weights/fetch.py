@@ -3,10 +3,8 @@
 A file is checked against its sha256 before it takes its place; an interrupted download leaves nothing that is found.
 """
 
-import http.client
 import subprocess
 import sys
-import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -15,22 +13,21 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from eval.cache import aside, made
+from eval.download import download
 from eval.weights.file import Package, WeightFile
 from eval.weights.find import Found, examine, hash_known
 from eval.weights.places import hub_files
 from eval.weights.store import stored, weights_folder
 from eval.weights.table import FILES
 from koala.errors import KoalaError
+from koala.harness.cache import aside, made
 from koala.harness.files import sha256_of
 
 if TYPE_CHECKING:
     from koala.models.weights.places import Unreachable
 
 _BLOCK = 1 << 20
-_ANSWER_S = 10.0  # how long a server may be silent
 
 
 class Fetcher:
@@ -83,28 +80,9 @@ class Fetcher:
     def _of_address(self, file: WeightFile) -> Path:
         assert file.url is not None
         with aside(stored(file)) as part:
-            self._download(file.url(), part)
+            download(file.url(), part, self.console)
             _require_standard(file, part)
         return stored(file)
-
-    def _download(self, address: str, part: Path) -> None:
-        """Stream what `address` serves into `part`; a `KoalaError` if it cannot be had whole."""
-        columns = (TextColumn("  {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        try:
-            with (
-                urllib.request.urlopen(address, timeout=_ANSWER_S) as response,
-                part.open("wb") as out,
-                Progress(*columns, console=self.console, disable=not self.console.is_terminal) as progress,
-            ):
-                length = response.length
-                task = progress.add_task(PurePosixPath(address).name, total=length)
-                while block := response.read(_BLOCK):
-                    out.write(block)
-                    progress.advance(task, len(block))
-        except (OSError, http.client.HTTPException) as error:
-            raise KoalaError(f"{address}: {_line(error)}") from error
-        if length is not None and part.stat().st_size != length:
-            raise KoalaError(f"{address}: ended after {part.stat().st_size:,} of {length:,} bytes")
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False)
@@ -162,8 +140,3 @@ def _checked(file: WeightFile, path: Path) -> Found:
 
 def _size(file: WeightFile) -> str:
     return f"{file.size_bytes:,} bytes" if file.size_bytes else "size unknown"
-
-
-def _line(error: BaseException) -> str:
-    reason = getattr(error, "reason", None) or error
-    return (str(reason).strip() or type(error).__name__).partition("\n")[0]

@@ -1,0 +1,175 @@
+"""The formats that suites are published in -> prompts. A new one is one function and one line of `FORMATS`."""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.prompts.entry import File
+from eval.suite import Prompt, counted
+from koala.errors import KoalaError, UnknownName
+
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def read(path: Path, file: File) -> list[Prompt]:
+    """The prompts of an official file, with its tags; a `KoalaError` names the line that is wrong."""
+    if file.format not in FORMATS:
+        raise UnknownName("format of prompts", file.format, FORMATS)
+    return [_tagged(prompt, file) for prompt in FORMATS[file.format](path, file)]
+
+
+def _tagged(prompt: Prompt, file: File) -> Prompt:
+    return Prompt(prompt.text, {**file.tags, **prompt.tags, **counted(prompt.expects)}, prompt.expects, prompt.id)
+
+
+def text_of(path: Path) -> str:
+    """What is in a UTF-8 file, with or without a byte order mark."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise KoalaError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        looks = "looks like UTF-16" if data.startswith(_UTF16) else "is not UTF-8"
+        raise KoalaError(f"{path} {looks} (byte {error.start}); save it as UTF-8") from error
+    if "\0" in text:
+        raise KoalaError(f"{path} holds null characters, as a file in UTF-16 or a binary one does; save it as UTF-8")
+    return text
+
+
+def prompt_text(value: Any, where: str) -> str:
+    """A prompt that is not empty and that every file can hold."""
+    if not isinstance(value, str):
+        raise KoalaError(f"{where}: the prompt is no text: {json.dumps(value)[:80]}")
+    text = value.strip()
+    if not text:
+        raise KoalaError(f"{where}: the prompt is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise KoalaError(f"{where}: the prompt holds half a character: {text[:80]!a}") from error
+    return text
+
+
+def _lines(path: Path, file: File) -> Iterator[Prompt]:
+    """One prompt a line; the last line may be empty."""
+    lines = text_of(path).rstrip("\r\n").split("\n")
+    for number, line in enumerate(lines, start=1):
+        yield Prompt(prompt_text(line, f"{path}, line {number}"))
+
+
+def _table(path: Path, file: File) -> Iterator[Prompt]:
+    """A table with a header, tabs or commas between its cells by the file's ending."""
+    tabs = path.suffix.lower() == ".tsv"
+    lines = io.StringIO(text_of(path), newline="")
+    reader = csv.reader(lines, "excel-tab", quoting=csv.QUOTE_NONE) if tabs else csv.reader(lines)
+    try:
+        header = next(reader, [])
+        prompt, id = (_place(header, name, path) for name in (file.prompt_column, file.id_column))
+        tags = {name.lower(): _place(header, name, path) for name in file.tag_columns}
+        for row in reader:
+            if not row:
+                continue
+            where = f"{path}, line {reader.line_num}"
+            cells = dict(enumerate(row))
+            if len(row) > len(header):
+                raise KoalaError(f"{where}: more cells than the header names")
+            found = {tag: cells[place] for tag, place in tags.items() if cells.get(place)}
+            name = f"{file.id_prefix}{cells[id]}" if id in cells else None
+            yield Prompt(prompt_text(cells.get(prompt, ""), where), found, id=name)
+    except csv.Error as error:
+        raise KoalaError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _place(header: Sequence[str], column: str | int | None, path: Path) -> int:
+    """Where a column is; -1 where none is wanted."""
+    if column is None:
+        return -1
+    if isinstance(column, int) and column < len(header):
+        return column
+    if column not in header:
+        raise KoalaError(f"{path} has no column {column!r}; its columns: {', '.join(header) or 'none'}")
+    return header.index(str(column))
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a file of JSON lines, each with its place for an error."""
+    for number, line in enumerate(text_of(path).split("\n"), start=1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield where, _object(_parsed(line, where), where)
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise KoalaError(f"{where}: not JSON ({error})") from error
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise KoalaError(f"{where}: not a JSON object")
+    return value
+
+
+def _json_list(path: Path, file: File) -> Iterator[Prompt]:
+    """HPSv2's: a list of texts; image i of a style is called 0000i there."""
+    found = _parsed(text_of(path), str(path))
+    if not isinstance(found, list):
+        raise KoalaError(f"{path} holds no JSON list")
+    for place, value in enumerate(found):
+        yield Prompt(prompt_text(value, f"{path}, item {place}"), id=f"{file.id_prefix}{place:05d}")
+
+
+def _geneval(path: Path, file: File) -> Iterator[Prompt]:
+    """GenEval's metadata, a JSON object a line: `tag` (the task), `include`, `exclude`, `prompt`."""
+    for place, (where, row) in enumerate(json_lines(path)):
+        if not isinstance(row.get("tag"), str) or not isinstance(row.get("include"), list):
+            raise KoalaError(f"{where}: no tag and include, as GenEval's metadata has them")
+        expects: dict[str, Any] = {name: row[name] for name in ("tag", "include", "exclude") if name in row}
+        yield Prompt(prompt_text(row.get("prompt"), where), {"task": row["tag"]}, expects, f"{place:05d}")
+
+
+def _coco_captions(path: Path, file: File) -> Iterator[Prompt]:
+    """COCO's captions, the first one of an image; of `sample` images, chosen and ordered by the hash of their ids.
+
+    Those with the smallest sha256 of "koala-bench COCO ID", in the order of ids.
+    """
+    found = _object(_parsed(text_of(path), str(path)), str(path))
+    first: dict[int, Any] = {}
+    try:
+        for caption in sorted(found["annotations"], key=lambda caption: caption["id"]):
+            first.setdefault(caption["image_id"], caption["caption"])
+        names = {image["id"]: Path(image["file_name"]).stem for image in found["images"]}
+    except (KeyError, TypeError) as error:
+        raise KoalaError(f"{path} is no file of COCO's captions: it lacks {error}") from error
+    for image in sorted(sorted(first, key=_lot)[: file.sample or len(first)]):
+        yield Prompt(prompt_text(first[image], f"{path}, image {image}"), id=names.get(image, str(image)))
+
+
+def _lot(image: int) -> str:
+    return hashlib.sha256(f"koala-bench COCO {image}".encode()).hexdigest()
+
+
+def _text_folder(path: Path, file: File) -> Iterator[Prompt]:
+    """DPG-Bench's: a folder with a file a prompt, by name."""
+    if not path.is_dir():
+        raise KoalaError(f"{path} is a file and should be a folder of .txt files")
+    for text in sorted(path.glob("*.txt"), key=lambda text: (len(text.stem), text.stem)):
+        yield Prompt(prompt_text(text_of(text), str(text)), id=text.stem)
+
+
+FORMATS: dict[str, Callable[[Path, File], Iterator[Prompt]]] = {
+    "lines": _lines,
+    "table": _table,
+    "json-list": _json_list,
+    "geneval": _geneval,
+    "coco-captions": _coco_captions,
+    "text-folder": _text_folder,
+}

@@ -1,0 +1,63 @@
+"""A user's own prompts: .txt with one a line, a .csv, .tsv or .jsonl with a column of them, or a suite in .toml."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from eval.prompts.entry import File
+from eval.prompts.formats import json_lines, prompt_text, read, text_of
+from eval.suite import Prompt, Suite, counted
+from koala.errors import KoalaError
+
+ENDINGS = (".txt", ".csv", ".tsv", ".jsonl", ".toml")
+COLUMNS = ("prompt", "text", "caption", "Prompt", "Prompts")
+_ID = "id"
+
+
+def own_suite(path: Path) -> Suite:
+    """The suite in a user's file, named as the file is."""
+    if path.is_dir():
+        raise KoalaError(f"{path} is a folder; a suite is a file: {', '.join(ENDINGS)}")
+    if not path.is_file():
+        raise KoalaError(f"there is no file {path}; a suite is a name (`python -m eval suites`) or a file of prompts")
+    ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        raise KoalaError(f"{path} is no file of prompts; known: {', '.join(ENDINGS)}")
+    readers = {".txt": _lines, ".csv": _table, ".tsv": _table, ".jsonl": _objects}
+    prompts = tuple(readers[ending](path))
+    if not prompts:
+        raise KoalaError(f"{path} holds no prompt")
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.") or "prompts"
+    return Suite(name, path.name, None, str(path), prompts)
+
+
+def _lines(path: Path) -> Iterator[Prompt]:
+    for line in text_of(path).split("\n"):
+        if line.strip():
+            yield Prompt(prompt_text(line, str(path)))
+
+
+def _table(path: Path) -> Iterator[Prompt]:
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    header = [cell.strip().strip('"') for cell in text_of(path).split("\n", 1)[0].strip("\r").split(separator)]
+    column = next((name for name in COLUMNS if name in header), None)
+    if column is None:
+        raise KoalaError(f"{path} has no column {', '.join(COLUMNS[:3])}; its columns: {', '.join(header)}")
+    tags = tuple(name for name in header if name not in (column, _ID) and name)
+    id = _ID if _ID in header else None
+    yield from read(path, File(str(path), "table", prompt_column=column, tag_columns=tags, id_column=id))
+
+
+def _objects(path: Path) -> Iterator[Prompt]:
+    for where, row in json_lines(path):
+        column = next((name for name in COLUMNS if name in row), None)
+        if column is None:
+            raise KoalaError(f"{where}: no {', '.join(COLUMNS[:3])}; it has {', '.join(row) or 'nothing'}")
+        expects, tags = row.get("expects") or {}, row.get("tags") or {}
+        if not isinstance(expects, dict) or not isinstance(tags, dict):
+            raise KoalaError(f"{where}: tags and expects are objects")
+        others = {name: value for name, value in row.items() if name not in (column, _ID, "expects", "tags")}
+        words = {name: str(value) for name, value in {**others, **tags}.items() if value is not None}
+        prompt = Prompt(prompt_text(row[column], where), {**words, **counted(expects)}, expects)
+        yield replace(prompt, id=str(row[_ID])) if row.get(_ID) is not None else prompt
