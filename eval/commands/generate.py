@@ -20,7 +20,7 @@ DEFAULT_OUT = Path("runs/eval/images")
 EXAMPLES = (
     "python -m eval generate --models koala-700m,sdxl --suite koala-core",
     "python -m eval generate --models koala-lightning-700m --suite koala-core --steps 1,2,4,8,10,25",
-    "accelerate launch -m eval generate --models sdxl --suite geneval --images-per-prompt 4 --batch-size 4",
+    "python -m eval generate --models sdxl --suite geneval --images-per-prompt 4 --batch-size 4",
     "python -m eval generate --model runs/train/koala-700m-base/final --suite my-prompts.txt",
     "python -m eval generate --models someone-elses --suite geneval --from-images outputs/",
 )
@@ -31,7 +31,7 @@ class Options:
     """Draw a suite's images with models, one gallery for each model and combination of settings.
 
     The folders of the galleries go to stdout, ready for `python -m eval score`. The same command again draws only what
-    is missing. Under `accelerate launch` all processes share the work; images are the same however many there are.
+    is missing. Under `accelerate launch -m eval generate ...` all processes share the work, and images stay the same.
     """
 
     suite: str = ""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "python -m eval suites",
     "python -m eval suites geneval partiprompts --fetch",
-    "KOALA_SUITES=~/suites python -m eval suites --json",
+    "python -m eval suites hpsv2 --json",
 )
 
 

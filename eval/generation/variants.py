@@ -55,9 +55,7 @@ def variants(axes: Axes, device: str, say: Callable[[str], object]) -> list[Vari
     impossible: list[str] = []
     for name in dict.fromkeys(axes.models):
         model = _Model(get(name), axes, device)
-        for steps, guidance, side in product(
-            *(axis or (None,) for axis in (axes.steps, axes.guidance, axes.resolutions))
-        ):
+        for steps, guidance, side in axes.combinations:
             try:
                 variant = model.variant(steps, guidance, side)
             except KoalaError as error:

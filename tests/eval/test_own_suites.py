@@ -1,0 +1,76 @@
+"""The suites that were written for this project."""
+
+import re
+from collections import Counter
+
+import pytest
+
+from eval import suites
+from koala.models.tokenizers import clip_tokenizer
+
+_NAMES = (
+    "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, "
+    "stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, "
+    "backpack, umbrella, handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, "
+    "baseball bat, baseball glove, skateboard, surfboard, tennis racket, bottle, wine glass, cup, fork, "
+    "knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, "
+    "chair, couch, potted plant, bed, dining table, toilet, tv, laptop, computer mouse, tv remote, "
+    "computer keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, "
+    "scissors, teddy bear, hair drier, toothbrush"
+)
+COCO = set(_NAMES.split(", "))
+COLOURS = {"red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white"}
+RELATIONS = {"left of", "right of", "above", "below"}
+OWN = ("koala-core", "koala-smoke")
+PROMPTS = [pytest.param(prompt, id=prompt.text[:40]) for name in OWN for prompt in suites.load(name).prompts]
+
+
+@pytest.mark.parametrize(("name", "fewest"), [("koala-core", 200), ("koala-smoke", 16)])
+def test_it_has_enough_prompts_and_none_twice(name, fewest):
+    texts = [prompt.text for prompt in suites.load(name).prompts]
+    assert len(texts) >= fewest and len(set(texts)) == len(texts)
+
+
+def test_every_kind_of_prompt_is_there_often_enough_to_have_a_mean():
+    kinds = Counter(prompt.tags["category"] for prompt in suites.load("koala-core").prompts)
+    assert len(kinds) >= 10 and min(kinds.values()) >= 18
+    assert {prompt.tags["category"] for prompt in suites.load("koala-smoke").prompts} <= kinds.keys()
+
+
+def test_many_prompts_can_be_checked_by_a_machine():
+    prompts = suites.load("koala-core").prompts
+    assert sum("include" in prompt.expects for prompt in prompts) >= 100
+    assert sum("text" in prompt.expects for prompt in prompts) >= 20
+    assert {prompt.tags.get("objects") for prompt in prompts} >= {"1", "2", "3", "4", "5"}
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_prompt_expects_only_what_can_be_checked(prompt):
+    assert prompt.tags["difficulty"] in ("easy", "medium", "hard")
+    include = prompt.expects.get("include", [])
+    for place, item in enumerate(include):
+        assert item.keys() <= {"class", "count", "color", "position"}
+        assert item["class"] in COCO and item["count"] >= 1
+        assert item.get("color", "red") in COLOURS
+        relation, target = item.get("position", ["above", 0])
+        assert relation in RELATIONS and (target < place or "position" not in item)
+        words = item["class"].split()[-1].rstrip("y")
+        assert words[:3] in prompt.text.lower() or item["class"] in ("person", "bird", "boat", "dining table")
+    for item in prompt.expects.get("exclude", []):
+        asked = next(other for other in include if other["class"] == item["class"])
+        assert item["count"] == asked["count"] + 1
+
+
+@pytest.mark.parametrize("prompt", [p for p in PROMPTS if "text" in p.values[0].expects])
+def test_text_that_is_expected_stands_in_quotes(prompt):
+    assert " ".join(re.findall(r'"([^"]+)"', prompt.text)) == prompt.expects["text"]
+    assert re.fullmatch(r"[A-Za-z0-9 :]+", prompt.expects["text"])
+
+
+def test_long_captions_say_whether_clip_reads_all_of_them():
+    tokenizer = clip_tokenizer("<|endoftext|>", 77)
+    longs = [p for name in OWN for p in suites.load(name).prompts if p.tags["category"] == "long"]
+    assert {prompt.tags["length"] for prompt in longs} == {"fits", "over"}
+    for prompt in longs:
+        fits = len(tokenizer(prompt.text, verbose=False).input_ids) <= 77
+        assert prompt.tags["length"] == ("fits" if fits else "over")
