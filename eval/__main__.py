@@ -7,6 +7,7 @@ from koala.harness.cli import Command, main
 COMMANDS = {
     "suites": Command("eval.commands.suites", "list the prompt suites and which are here, and fetch their files"),
     "generate": Command("eval.commands.generate", "draw the images of a prompt suite, or take images made elsewhere"),
+    "run": Command("eval.commands.run", "a paper's whole protocol: generate, score, published beside measured"),
     "score": Command("eval.commands.score", "score images: galleries or folders, against a reference if one is given"),
     "report": Command("eval.commands.report", "tables, figures and contact sheets of all scores"),
     "compare": Command("eval.commands.compare", "two sets on the same prompts and seeds, with intervals"),

@@ -89,10 +89,11 @@ def plan(
     situation: Situation,
     weights: Weights,
     choose_dtype: Callable[[Feed], str] | None = None,
+    all_of_them: bool = True,
 ) -> tuple[list[Planned], list[Unavailable]]:
     """The metrics called `names`, or the standard and substitute ones, split by whether they can be computed.
 
-    A metric that was asked for by name and cannot be computed is a `KoalaError`.
+    A metric that was asked for by name and cannot be computed is a `KoalaError`, if `all_of_them` are wanted.
     """
     ready: list[Planned] = []
     unavailable: list[Unavailable] = []
@@ -100,7 +101,7 @@ def plan(
         planned = _planned_or_not(name, situation, weights, choose_dtype)
         if isinstance(planned, Planned):
             ready.append(planned)
-        elif names:
+        elif names and all_of_them:
             raise KoalaError(f"{name} cannot be computed: {planned.reason}")
         else:
             unavailable.append(planned)

@@ -175,6 +175,27 @@ class CenterSquare:
 
 
 @dataclass(frozen=True)
+class LongestSide:
+    """The whole image in a square, black around it: its longest side by antialiased bicubic on floats, unclipped."""
+
+    side: int
+
+    def __call__(self, images: AnyImages) -> FloatImages:
+        """Square images, 0 to 255 but for the overshoot of the filter."""
+        height, width = images.shape[2:]
+        scale = self.side / max(height, width)
+        if scale == 1.0:
+            return images.float()
+        size = (round(height * scale), round(width * scale))
+        resized = F.interpolate(images.float(), size, mode="bicubic", antialias=True, align_corners=False)
+        down, right = self.side - size[0], self.side - size[1]
+        return F.pad(resized, (right // 2, right - right // 2, down // 2, down - down // 2))
+
+    def __str__(self) -> str:
+        return f"float antialiased bicubic to a longest side of {self.side}, black around it"
+
+
+@dataclass(frozen=True)
 class Normalise:
     """Values of 0..255 less `mean`, over `std`, channel by channel."""
 

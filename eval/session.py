@@ -41,6 +41,7 @@ class Job:
     batch_size: int
     workers: int
     choose_dtype: Callable[[Feed], str] | None = None
+    all_of_them: bool = True  # a metric that was named and cannot be computed is an error
 
     @property
     def situation(self) -> Situation:
@@ -61,7 +62,7 @@ class Job:
 
 def score(job: Job, progress: ScoreProgress) -> list[str]:
     """Score all sets; rows are on disk as they come. What could not be read or computed, a line each."""
-    ready, unavailable = plan(job.metrics, job.situation, job.networks.weights, job.choose_dtype)
+    ready, unavailable = plan(job.metrics, job.situation, job.networks.weights, job.choose_dtype, job.all_of_them)
     with _opened(job, ready, progress) as run:
         _announce(job, ready, unavailable, run)
         compared, problems = against(job.reference, ready, run)

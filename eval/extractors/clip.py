@@ -48,14 +48,14 @@ class Clip:
 
     def texts(self, texts: Sequence[str]) -> Features:
         """fp32 text features, not normalised; what the tokenizer leaves of an over-long text (see `cut`)."""
-        return self._network.encode_text(self._tokenizer(list(texts)).to(self._device), normalize=False).float()
+        return self._network.encode_text(self.tokenizer(list(texts)).to(self._device), normalize=False).float()
 
     def cut(self, texts: Sequence[str]) -> list[bool]:
         """Which texts the tokenizer cuts short; needs no weights."""
-        room = self._tokenizer.context_length
+        room = self.tokenizer.context_length
         # One more place changes nothing for a text that fits, and holds one more token of a text that does not.
         filled = [
-            (self._tokenizer(list(texts), length) != self._tokenizer([""], length)).sum(dim=1)
+            (self.tokenizer(list(texts), length) != self.tokenizer([""], length)).sum(dim=1)
             for length in (room, room + 1)
         ]
         return (filled[1] > filled[0]).tolist()
@@ -71,7 +71,8 @@ class Clip:
         return partial(block, torch.randn(batch, *tower.positional_embedding.shape, device=device).to(dtype))
 
     @cached_property
-    def _tokenizer(self) -> Any:
+    def tokenizer(self) -> Any:
+        """open_clip's own: texts -> tokens, cut and padded; the text tower's length is its `context_length`."""
         try:
             return open_clip.get_tokenizer(self.model)
         except OSError as error:

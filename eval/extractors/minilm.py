@@ -58,6 +58,13 @@ def cut(texts: Sequence[str], tokenizer: Path) -> int:
     return sum(len(encoding.ids) > _MOST_TOKENS for encoding in encoder.encode_batch(long))
 
 
+def cut_to(tokenizer: Any, tokens: int) -> Any:
+    """The tokenizer, which from now on cuts and pads every text to so many tokens."""
+    tokenizer.enable_truncation(tokens)
+    tokenizer.enable_padding(length=tokens, pad_id=0, pad_token="[PAD]")
+    return tokenizer
+
+
 def _tokenizer(path: Path) -> Any:
     from transformers import PreTrainedTokenizerFast
 

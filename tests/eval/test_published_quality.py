@@ -29,9 +29,9 @@ def cell(model, metric, **where):
 @pytest.mark.parametrize(
     ("model", "metric", "where", "value"),
     [
-        ("bk-sdm-small", "fid:pytorch-fid", {"benchmark": "coco30k"}, "16.98"),
+        ("bk-sdm-small", "fid:bk-sdm", {"benchmark": "coco30k"}, "16.98"),
         ("bk-sdm-v2-tiny", "clip_score:bk-sdm", {}, "0.2897"),
-        ("sdm-v1.4", "inception_score:tf", {"benchmark": "coco30k"}, "36.76"),
+        ("sdm-v1.4", "inception_score:bk-sdm", {"benchmark": "coco30k"}, "36.76"),
         ("dmd2-sdxl-4step", "fid:dmd2", {}, "19.32"),
         ("dmd2-sdxl-1step", "patch_fid:clean", {}, "26.98"),
         ("sdxl", "clip_score:dmd2", {"guidance": "8"}, "0.335"),
