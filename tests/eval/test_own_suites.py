@@ -6,19 +6,9 @@ from collections import Counter
 import pytest
 
 from eval import suites
+from eval.objects.detection import CLASSES
 from koala.models.tokenizers import clip_tokenizer
 
-_NAMES = (
-    "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, "
-    "stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, "
-    "backpack, umbrella, handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, "
-    "baseball bat, baseball glove, skateboard, surfboard, tennis racket, bottle, wine glass, cup, fork, "
-    "knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, hot dog, pizza, donut, cake, "
-    "chair, couch, potted plant, bed, dining table, toilet, tv, laptop, computer mouse, tv remote, "
-    "computer keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, "
-    "scissors, teddy bear, hair drier, toothbrush"
-)
-COCO = set(_NAMES.split(", "))
 COLOURS = {"red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white"}
 RELATIONS = {"left of", "right of", "above", "below"}
 OWN = ("koala-core", "koala-smoke")
@@ -50,7 +40,7 @@ def test_a_prompt_expects_only_what_can_be_checked(prompt):
     include = prompt.expects.get("include", [])
     for place, item in enumerate(include):
         assert item.keys() <= {"class", "count", "color", "position"}
-        assert item["class"] in COCO and item["count"] >= 1
+        assert item["class"] in CLASSES and item["count"] >= 1
         assert item.get("color", "red") in COLOURS
         relation, target = item.get("position", ["above", 0])
         assert relation in RELATIONS and (target < place or "position" not in item)
