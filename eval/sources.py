@@ -106,7 +106,12 @@ def _item(folder: Path, row: Row) -> Item:
 
 
 def _names(settings: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
-    """Each set's model, then whatever else is not the same in all of them: "koala-700m compiled steps=10"."""
+    """Each set's model, then whatever else is not the same in all of them: "koala-700m compiled steps=10".
+
+    One set in a folder that says more than its model ("koala-700m_steps4") is called as that is.
+    """
+    if len(settings) == 1 and folder.resolve().name.startswith(f"{settings[0]['model']}_"):
+        return [folder.resolve().name]
     flat = [dict(_flat(chosen)) | {"model": chosen["model"] or folder.resolve().name} for chosen in settings]
     fields = dict.fromkeys(name for chosen in flat for name in chosen)
     differing = [name for name in fields if len({repr(chosen.get(name)) for chosen in flat}) > 1]

@@ -39,8 +39,8 @@ _INCHES_PER_CHARACTER = 0.075
 _COLUMNS = 3
 _KEY = "bar: interval (its kind: see the report); hollow: none known; ↑ ↓: where better is"
 # Okabe and Ito's palette, which colour-blind readers tell apart, without its yellow, which is too light on white
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#7a5195")
-_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#7a5195")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 
 
 def draw_metrics(frame: pd.DataFrame, folder: Path) -> list[Path]:
@@ -56,9 +56,9 @@ def draw_metrics(frame: pd.DataFrame, folder: Path) -> list[Path]:
         figure, axes = _grid(len(panels), float(len(rows)), list(sets.values()))
         for place, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
             for line in panel:
-                _dot(axis, line, float(rows[set_key(line)]), _COLOURS[0], _MARKERS[0])
+                _dot(axis, line, float(rows[set_key(line)]), COLOURS[0], MARKERS[0])
             title = heading(columns[column_key(panel[0])], panel[0])
-            _finish(axis, title, [_label(name) for name in sets.values()], labelled=place % _COLUMNS == 0)
+            _finish(axis, title, [short_label(name) for name in sets.values()], labelled=place % _COLUMNS == 0)
         return save(figure, folder / "metrics")
 
 
@@ -83,9 +83,9 @@ def draw_tags(tags: pd.DataFrame, frame: pd.DataFrame, folder: Path) -> list[Pat
                 for line in panel:
                     _tag_dot(axis, line, values, shown)
                 title = heading(columns[ColumnKey(metric, None)], panel[0])
-                _finish(axis, title, [_label(value) for value in values], labelled=place % _COLUMNS == 0)
-            _legend(figure, axes[0], [_label(sets[key]) for key in shown])
-            figure.suptitle(_drawable(f"by {plain(tag)}"), x=0.01, ha="left", fontsize=10, parse_math=False)
+                _finish(axis, title, [short_label(value) for value in values], labelled=place % _COLUMNS == 0)
+            add_legend(figure, axes[0], [short_label(sets[key]) for key in shown])
+            figure.suptitle(drawable(f"by {plain(tag)}"), x=0.01, ha="left", fontsize=10, parse_math=False)
             written += save(figure, folder / f"tag-{number}")
     return written
 
@@ -94,7 +94,7 @@ def _tag_dot(axis: Axes, line: Line, values: Sequence[str], shown: Sequence[Any]
     """The dot of one set beside those of the others at the same value of a tag."""
     place = shown.index(set_key(line))
     spread = 0.0 if len(shown) == 1 else (place / (len(shown) - 1) - 0.5) * 0.6
-    _dot(axis, line, values.index(line[TAG_COLUMNS[1]]) + spread, _COLOURS[place], _MARKERS[place])
+    _dot(axis, line, values.index(line[TAG_COLUMNS[1]]) + spread, COLOURS[place], MARKERS[place])
 
 
 def _grid(panels: int, rows: float, labels: Sequence[str]) -> tuple[Figure, list[Axes]]:
@@ -122,7 +122,7 @@ def _dot(axis: Axes, line: Line, y: float, colour: str, marker: str) -> None:
 
 def _finish(axis: Axes, title: str, labels: Sequence[str], labelled: bool) -> None:
     """Title, labels of the rows and a quiet grid."""
-    wrapped = textwrap.wrap(_drawable(title), _TITLE_CHARACTERS) or [""]
+    wrapped = textwrap.wrap(drawable(title), _TITLE_CHARACTERS) or [""]
     axis.set_title("\n".join(wrapped[:3]), loc="left", fontsize=9, parse_math=False)
     axis.set_ylim(len(labels) - 0.5, -0.5)
     axis.set_yticks(range(len(labels)), labels if labelled else [""] * len(labels), parse_math=False)
@@ -134,10 +134,11 @@ def _finish(axis: Axes, title: str, labels: Sequence[str], labelled: bool) -> No
     axis.margins(x=0.08)
 
 
-def _legend(figure: Figure, axis: Axes, names: Sequence[str]) -> None:
+def add_legend(figure: Figure, axis: Axes, names: Sequence[str]) -> None:
+    """What the marker and the colour of each set mean, on the right of the panels."""
     handles = [
         axis.plot([], [], marker, color=colour, markersize=5, linestyle="none")[0]
-        for marker, colour, _ in zip(_MARKERS, _COLOURS, names, strict=False)
+        for marker, colour, _ in zip(MARKERS, COLOURS, names, strict=False)
     ]
     figure.set_figwidth(figure.get_figwidth() + 0.5 + _INCHES_PER_CHARACTER * max(map(len, names)))
     legend = figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=8)
@@ -145,16 +146,16 @@ def _legend(figure: Figure, axis: Axes, names: Sequence[str]) -> None:
         text.set_parse_math(False)
 
 
-def _label(name: str) -> str:
+def short_label(name: str) -> str:
     """A name that fits beside its row; that its weights are random is never cut off."""
-    name, ending = _drawable(plain(name)), f" ({RANDOM})"
+    name, ending = drawable(plain(name)), f" ({RANDOM})"
     room = _LABEL_CHARACTERS
     if len(name) > room and name.endswith(ending):
         return name[: room - 1 - len(ending)].rstrip() + "…" + ending
     return name if len(name) <= room else name[: room - 1].rstrip() + "…"
 
 
-def _drawable(text: str) -> str:
+def drawable(text: str) -> str:
     """Text with "?" for what the font lacks."""
     return "".join(character if _glyph(character) else "?" for character in text)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from eval.report import figures, sheets
+from eval.report import figures, sheets, steps_figure
 from eval.report.collect import Scored, SetKey, collect
 from eval.report.compare import find_set, pair_scores, pairing_line
 from eval.report.headings import lines_of, plain, set_key, set_names
@@ -60,7 +60,8 @@ def write_report(
 
 def _draw(scored: Scored, frame: pd.DataFrame, tags: pd.DataFrame, folder: Path) -> tuple[list[Path], list[str]]:
     """All pictures, and what could not be drawn."""
-    drawn = [*figures.draw_metrics(frame, folder / "figures"), *figures.draw_tags(tags, frame, folder / "figures")]
+    drawn = [*figures.draw_metrics(frame, folder / "figures"), *steps_figure.draw_steps(frame, folder / "figures")]
+    drawn += figures.draw_tags(tags, frame, folder / "figures")
     of_sets, remarks = sheets.draw_sheets(scored, frame, folder / "sheets")
     extremes = sheets.draw_extremes(scored, frame, folder / "sheets")
     if not tags.empty and len(set_names(frame)) > figures.MOST_SETS_BY_TAG:

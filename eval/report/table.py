@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from eval.report.collect import MEAN, Score, Scored, SetKey, collect, count, reference_content
-from koala.harness.bootstrap import FEWEST_CLUSTERS, mean_interval
+from koala.harness.bootstrap import FEWEST_CLUSTERS, balanced_interval, mean_interval
 from koala.harness.records import Records, Row
 
 ENVIRONMENT = ("device_name", "koala_bench", "git_commit", "python", "torch", "transformers", "numpy")
@@ -71,7 +71,7 @@ def _mean_line(scored: Scored, where: tuple[SetKey, str], records: Records) -> R
     return {
         **_set_facts(scored.sets[key]),
         **_metric_facts(scored.metrics[metric]),
-        **_mean(scores),
+        **_mean(scores, scored.metrics[metric].get("balanced_over")),
         "n_reference": None,
         "reference": None,
         "reference_content": None,
@@ -82,11 +82,17 @@ def _mean_line(scored: Scored, where: tuple[SetKey, str], records: Records) -> R
     }
 
 
-def _mean(scores: Sequence[Score]) -> Row:
-    """Mean, interval and counts of image or group scores; scores that are no number are counted apart."""
+def _mean(scores: Sequence[Score], balanced_over: str | None = None) -> Row:
+    """Mean, interval and counts of image or group scores; scores that are no number are counted apart.
+
+    `balanced_over`, a tag: the mean of its values' means, where every score has one.
+    """
     known = [score for score in scores if score.value is not None]
     values, clusters = [float(score.value or 0.0) for score in known], [score.cluster for score in known]
     kinds = {kind for kind, _ in clusters}
+    groups = [(score.row.get("tags") or {}).get(balanced_over) for score in known]
+    if balanced_over and values and None not in groups:
+        return _balanced(scores, values, clusters, list(map(str, groups)), balanced_over)
     interval = mean_interval(values, clusters) if values else None
     over = "prompts" if kinds == {"prompt"} else "images" if kinds == {"file"} else "prompts and images without one"
     return {
@@ -97,6 +103,24 @@ def _mean(scores: Sequence[Score]) -> Row:
         "n_prompts": len({cluster for cluster in clusters if cluster[0] == "prompt"}),
         "without_score": len(scores) - len(known),
         "interval_method": BOOTSTRAP.format(over) if interval else f"none below {FEWEST_CLUSTERS} {over}",
+        "confidence": 0.95 if interval else None,
+    }
+
+
+def _balanced(scores: Sequence[Score], values: list[float], clusters: list[Any], groups: list[str], tag: str) -> Row:
+    """The mean over the groups' means, with an interval that resamples each of them."""
+    each = {group: [v for v, g in zip(values, groups, strict=True) if g == group] for group in dict.fromkeys(groups)}
+    interval = balanced_interval(values, clusters, groups)
+    means = f"mean of the means of {len(each)} values of {tag}"
+    none = f"none below {FEWEST_CLUSTERS} prompts of a value of {tag}"
+    return {
+        "value": sum(sum(group) / len(group) for group in each.values()) / len(each),
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
+        "n": len(values),
+        "n_prompts": len({cluster for cluster in clusters if cluster[0] == "prompt"}),
+        "without_score": len(scores) - len(values),
+        "interval_method": f"{means}; {BOOTSTRAP.format('prompts') if interval else none}",
         "confidence": 0.95 if interval else None,
     }
 

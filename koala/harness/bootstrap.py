@@ -45,9 +45,45 @@ def mean_interval(
     Percentiles of the resampled means, moved outwards to where Student's interval would lie, without which they
     cover too seldom for few clusters (Hesterberg, 2015, section 5.3, "expanded percentile").
     """
-    sums, counts = _by_cluster(values, clusters)
-    if len(sums) < FEWEST_CLUSTERS:
+    if len(_by_cluster(values, clusters)[0]) < FEWEST_CLUSTERS:
         return None
+    middle, means, drawn_from = _means(values, clusters, resamples, seed)
+    tail = _expanded_tail(drawn_from, confidence)
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(float(middle + low), float(middle + high))
+
+
+def balanced_interval(
+    values: Values,
+    clusters: Sequence[Hashable],
+    groups: Sequence[Hashable],
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval | None:
+    """Interval of the mean of the groups' means; null where a group has fewer than 6 clusters.
+
+    Each group is resampled on its own, and the percentiles are expanded as for the smallest one.
+    """
+    places: dict[Hashable, list[int]] = {}
+    for place, group in enumerate(groups):
+        places.setdefault(group, []).append(place)
+    parts = [([values[i] for i in of], [clusters[i] for i in of]) for of in places.values()]
+    if any(len(_by_cluster(*part)[0]) < FEWEST_CLUSTERS for part in parts):
+        return None
+    drawn = [_means(*part, resamples, seed + number) for number, part in enumerate(parts)]
+    middle = float(np.mean([middle for middle, _, _ in drawn]))
+    means = np.mean([means for _, means, _ in drawn], axis=0)
+    tail = _expanded_tail(min(n for _, _, n in drawn), confidence)
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(float(middle + low), float(middle + high))
+
+
+def _means(
+    values: Values, clusters: Sequence[Hashable], resamples: int, seed: int
+) -> tuple[float, Float64[np.ndarray, "resamples"], int]:
+    """The mean, the resampled means less it, and the number of clusters."""
+    sums, counts = _by_cluster(values, clusters)
     middle = sums.sum() / counts.sum()
     sums = sums - middle * counts  # small numbers keep their digits
     random = np.random.default_rng(seed)
@@ -58,9 +94,7 @@ def mean_interval(
             for drawn in _resampled(len(sums), resamples, random)
         ]
     )
-    tail = _expanded_tail(len(sums), confidence)
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(middle + low), float(middle + high))
+    return float(middle), means, len(sums)
 
 
 def paired_difference(

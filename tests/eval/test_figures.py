@@ -7,7 +7,7 @@ import pytest
 from eval_rows import CLIP, FID, HOSTILE, estimate_row, image_rows, known, metric_row, set_row, settings
 from PIL import Image
 
-from eval.report import figures
+from eval.report import figures, steps_figure
 from eval.report.collect import collect
 from eval.report.table import tag_frame, to_frame
 
@@ -108,3 +108,35 @@ def test_nothing_to_draw_draws_nothing(tmp_path):
     frame = to_frame(known(FID, koala, estimate_row(koala, FID, None)))
     assert figures.draw_metrics(frame, tmp_path) == []
     assert not list(tmp_path.iterdir())
+
+
+# ---- quality against steps
+
+
+def by_steps(*steps, model="koala", **more):
+    recipes = [{"scheduler": "euler", "steps": n, "guidance": 7.5} for n in steps]
+    name = f"{model}-{more}"
+    sets = [set_row(f"{name}-{r['steps']}", settings=settings(model, recipe=r, **more)) for r in recipes]
+    return sets, [row for about in sets for row in image_rows(about, CLIP, SCORES)]
+
+
+def test_models_drawn_with_several_numbers_of_steps_are_curves(tmp_path):
+    sets, rows = by_steps(1, 4, 25)
+    others, more = by_steps(4, model="sdxl-turbo")
+    frame = to_frame(known(CLIP, *sets, *others, *rows, *more))
+    svg, png = steps_figure.draw_steps(frame, tmp_path)
+    assert (svg.name, png.name) == ("steps.svg", "steps.png")
+    said = texts(svg)
+    assert "clip_score:mlperf ↑" in said and {"1", "4", "25", "koala"} <= set(said)
+    assert "sdxl-turbo" not in said, "one number of steps is no curve"
+
+
+def test_curves_of_one_model_are_told_apart_by_what_differs(tmp_path):
+    sets, rows = by_steps(1, 4)
+    others, more = by_steps(1, 4, height=512, width=512)
+    svg, _ = steps_figure.draw_steps(to_frame(known(CLIP, *sets, *others, *rows, *more)), tmp_path)
+    assert {"koala height=512", "koala height=1024"} <= set(texts(svg))
+
+
+def test_without_several_numbers_of_steps_there_is_no_figure(tmp_path):
+    assert steps_figure.draw_steps(frames("sdxl", "koala")[0], tmp_path) == []

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t
 
-from koala.harness.bootstrap import FEWEST_CLUSTERS, mean_interval, paired_difference, student_quantile
+from koala.harness.bootstrap import (
+    FEWEST_CLUSTERS,
+    balanced_interval,
+    mean_interval,
+    paired_difference,
+    student_quantile,
+)
 
 SCORES = st.lists(st.floats(-1e3, 1e3), min_size=6, max_size=30)
 
@@ -121,3 +127,25 @@ def test_a_model_held_against_itself_differs_by_nothing():
     values, prompts = clustered(np.random.default_rng(0), 30, 2)
     found = paired_difference(values, values, prompts)
     assert (found.mean, found.p, found.interval.low, found.interval.high) == (0, 1, 0, 0)
+
+
+def test_a_balanced_interval_weighs_groups_alike_and_covers_their_mean():
+    random = np.random.default_rng(3)
+    covered = 0
+    for _ in range(200):
+        large, small = random.normal(1.0, 1.0, 60), random.normal(3.0, 1.0, 12)
+        values, groups = [*large, *small], ["a"] * 60 + ["b"] * 12
+        interval = balanced_interval(values, list(range(72)), groups, resamples=400)
+        middle = (large.mean() + small.mean()) / 2
+        assert interval.low < middle < interval.high
+        covered += interval.low <= 2.0 <= interval.high
+    assert covered / 200 >= 0.9
+
+
+def test_a_balanced_interval_of_one_group_is_the_plain_one():
+    values = list(np.random.default_rng(0).normal(size=20))
+    assert balanced_interval(values, list(range(20)), ["a"] * 20) == mean_interval(values, list(range(20)))
+
+
+def test_a_group_with_too_few_prompts_has_no_interval():
+    assert balanced_interval([1.0] * 10, list(range(10)), ["a"] * 6 + ["b"] * 4) is None
