@@ -28,6 +28,8 @@ class Metric(Protocol):
     higher_is_better: bool | None  # None: neither; it describes
     feed: Feed | None = None  # the features it reads; None: the images themselves
     weights: tuple[str, ...] = ()  # files of `eval/weights` it needs beside those of its feed
+    packages: tuple[str, ...] = ()  # optional ones it needs, as `import` calls them
+    extra: str = ""  # the extra of this project that installs them
     substitute: bool = False  # stands in, with features that work offline, for a standard metric; never bears its name
     needs_prompts: bool = False
     balanced_over: str | None = None  # a tag: the mean is that of its values' means, as GenEval's over its six tasks
@@ -58,6 +60,8 @@ class ImageMetric(Metric, Protocol):
 @runtime_checkable
 class ExpectationMetric(Metric, Protocol):
     """Scores each image by what a machine can check of its prompt (`eval.suite.Expectations`)."""
+
+    needs_expectations: bool = True  # False: a prompt may say it itself
 
     def score_expected(
         self, images: Images | Features, prompts: Sequence[str], expects: Sequence[Mapping[str, Any]]

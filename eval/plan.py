@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
 from eval import extractors, metrics
 from eval.feed import Feed
@@ -139,9 +140,11 @@ def _found(weights: Weights, names: Sequence[str]) -> Mapping[str, Found]:
 
 
 def _obstacle(name: str, metric: Metric, there: Situation) -> Unavailable | None:
+    if lacking := [package for package in metric.packages if find_spec(package) is None]:
+        return Unavailable(name, f"it needs {', '.join(lacking)}: pip install 'koala-bench[{metric.extra}]'")
     if metric.needs_prompts and there.without_prompt:
         return Unavailable(name, _NO_PROMPTS.format(there.without_prompt))
-    if isinstance(metric, ExpectationMetric) and there.without_expectations:
+    if isinstance(metric, ExpectationMetric) and metric.needs_expectations and there.without_expectations:
         reason = (
             f"it checks what a suite expects of its images, and {there.without_expectations} says nothing of that: "
             "`python -m eval generate` draws the images of a suite"
@@ -150,9 +153,13 @@ def _obstacle(name: str, metric: Metric, there: Situation) -> Unavailable | None
     if isinstance(metric, GroupMetric) and there.without_groups:
         reason = f"it needs two images of a prompt (several seeds), which {there.without_groups} does not have"
         return Unavailable(name, reason)
-    if isinstance(metric, SetMetric) and metric.needs_reference and not there.reference:
+    return _no_reference(name, metric, there) if isinstance(metric, SetMetric) else None
+
+
+def _no_reference(name: str, metric: SetMetric, there: Situation) -> Unavailable | None:
+    if metric.needs_reference and not there.reference:
         return Unavailable(name, "it needs images or statistics to compare with: --reference DIR or FILE.npz")
-    if isinstance(metric, SetMetric) and metric.needs_reference_images and not there.reference_images:
+    if metric.needs_reference_images and not there.reference_images:
         return Unavailable(name, "it needs the reference's images: a mean and a covariance are not enough for it")
     return None
 

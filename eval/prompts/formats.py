@@ -4,15 +4,19 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from eval.prompts.entry import File
+from eval.prompts.expects import expectations
 from eval.suite import Prompt, counted
 from koala.errors import KoalaError, UnknownName
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def read(path: Path, file: File) -> list[Prompt]:
@@ -27,7 +31,7 @@ def _tagged(prompt: Prompt, file: File) -> Prompt:
 
 
 def text_of(path: Path) -> str:
-    """What is in a UTF-8 file, with or without a byte order mark."""
+    """What is in a UTF-8 file, with or without a byte order mark; every line ends with a line feed."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -39,7 +43,7 @@ def text_of(path: Path) -> str:
         raise KoalaError(f"{path} {looks} (byte {error.start}); save it as UTF-8") from error
     if "\0" in text:
         raise KoalaError(f"{path} holds null characters, as a file in UTF-16 or a binary one does; save it as UTF-8")
-    return text
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def prompt_text(value: Any, where: str) -> str:
@@ -56,34 +60,48 @@ def prompt_text(value: Any, where: str) -> str:
     return text
 
 
+def require_printable(prompt: Prompt, where: str) -> Prompt:
+    """The prompt, which holds no character that steers a terminal; tabs and line ends may be in it."""
+    if found := _CONTROL.search(prompt.text):
+        raise KoalaError(f"{where}: the prompt holds the control character {found.group()!a}: {prompt.text[:80]!a}")
+    return prompt
+
+
 def _lines(path: Path, file: File) -> Iterator[Prompt]:
     """One prompt a line; the last line may be empty."""
-    lines = text_of(path).rstrip("\r\n").split("\n")
+    lines = text_of(path).rstrip("\n").split("\n")
     for number, line in enumerate(lines, start=1):
         yield Prompt(prompt_text(line, f"{path}, line {number}"))
 
 
-def _table(path: Path, file: File) -> Iterator[Prompt]:
-    """A table with a header, tabs or commas between its cells by the file's ending."""
-    tabs = path.suffix.lower() == ".tsv"
+def table_rows(path: Path, quoted: bool = True, strict: bool = False) -> Iterator[tuple[str, list[str]]]:
+    """The rows of a table, its header first, each with its place for an error; tabs or commas by the file's ending."""
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
     lines = io.StringIO(text_of(path), newline="")
-    reader = csv.reader(lines, "excel-tab", quoting=csv.QUOTE_NONE) if tabs else csv.reader(lines)
+    split = partial(csv.reader, lines, delimiter=separator, strict=strict)
+    reader = split() if quoted else split(quoting=csv.QUOTE_NONE)
     try:
-        header = next(reader, [])
-        prompt, id = (_place(header, name, path) for name in (file.prompt_column, file.id_column))
-        tags = {name.lower(): _place(header, name, path) for name in file.tag_columns}
         for row in reader:
-            if not row:
-                continue
-            where = f"{path}, line {reader.line_num}"
-            cells = dict(enumerate(row))
-            if len(row) > len(header):
-                raise KoalaError(f"{where}: more cells than the header names")
-            found = {tag: cells[place] for tag, place in tags.items() if cells.get(place)}
-            name = f"{file.id_prefix}{cells[id]}" if id in cells else None
-            yield Prompt(prompt_text(cells.get(prompt, ""), where), found, id=name)
+            if row:
+                yield f"{path}, line {reader.line_num}", row
     except csv.Error as error:
-        raise KoalaError(f"{path}, line {reader.line_num}: {error}") from error
+        fix = "; a cell that begins with a quote ends with one, and quotes inside of it are doubled" if strict else ""
+        raise KoalaError(f"{path}, line {reader.line_num}: {error}{fix}") from error
+
+
+def _table(path: Path, file: File) -> Iterator[Prompt]:
+    """A table with a header."""
+    rows = table_rows(path, file.quoted, file.strict)
+    header = [cell.strip() for cell in next(rows, ("", []))[1]]
+    prompt, id = (_place(header, name, path) for name in (file.prompt_column, file.id_column))
+    tags = {name.lower(): _place(header, name, path) for name in file.tag_columns}
+    for where, row in rows:
+        if len(row) > len(header):
+            raise KoalaError(f"{where}: more cells than the header names")
+        cells = {place: cell.strip() for place, cell in enumerate(row)}
+        found = {tag: cells[place] for tag, place in tags.items() if cells.get(place)}
+        name = f"{file.id_prefix}{cells[id]}" if cells.get(id) else None
+        yield Prompt(prompt_text(cells.get(prompt, ""), where), found, id=name)
 
 
 def _place(header: Sequence[str], column: str | int | None, path: Path) -> int:
@@ -132,7 +150,8 @@ def _geneval(path: Path, file: File) -> Iterator[Prompt]:
     for place, (where, row) in enumerate(json_lines(path)):
         if not isinstance(row.get("tag"), str) or not isinstance(row.get("include"), list):
             raise KoalaError(f"{where}: no tag and include, as GenEval's metadata has them")
-        expects: dict[str, Any] = {name: row[name] for name in ("tag", "include", "exclude") if name in row}
+        named = {name: row[name] for name in ("tag", "include", "exclude") if name in row}
+        expects = expectations(named, where)
         yield Prompt(prompt_text(row.get("prompt"), where), {"task": row["tag"]}, expects, f"{place:05d}")
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from eval.prompts.entry import PROMPTS, START_LATENTS, Entry, read_entry
-from eval.prompts.formats import prompt_text, read
+from eval.prompts.formats import prompt_text, read, require_printable
 from eval.prompts.own import own_suite
 from eval.prompts.places import find
 from eval.suite import Prompt, Suite, counted
@@ -31,7 +31,7 @@ def load(suite: str | Path) -> Suite:
     if str(suite) in names():
         return of_entry(entry(str(suite)))
     if path.suffix.lower() == ".toml" and path.is_file():
-        return of_entry(read_entry(path))
+        return of_entry(replace(read_entry(path), folder=path.parent))
     if path.suffix or path.exists() or "/" in str(suite):
         return own_suite(path)
     raise UnknownName("suite", str(suite), names())
@@ -70,7 +70,7 @@ def limited(suite: Suite, n: int) -> Suite:
 
 def _counted(prompt: Prompt, where: str) -> Prompt:
     tags = {**prompt.tags, **counted(prompt.expects)}
-    return replace(prompt, text=prompt_text(prompt.text, where), tags=tags)
+    return require_printable(replace(prompt, text=prompt_text(prompt.text, where), tags=tags), where)
 
 
 def _check_count(there: int, expected: int | None, what: str) -> None:

@@ -1,17 +1,18 @@
 """A user's own prompts: .txt with one a line, a .csv, .tsv or .jsonl with a column of them, or a suite in .toml."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from eval.prompts.entry import File
-from eval.prompts.formats import json_lines, prompt_text, read, text_of
+from eval.prompts.expects import expectations
+from eval.prompts.formats import json_lines, prompt_text, read, require_printable, table_rows, text_of
 from eval.suite import Prompt, Suite, counted
 from koala.errors import KoalaError
 
 ENDINGS = (".txt", ".csv", ".tsv", ".jsonl", ".toml")
-COLUMNS = ("prompt", "text", "caption", "Prompt", "Prompts")
+COLUMNS = ("prompt", "text", "caption", "prompts")  # whatever the case of their letters
 _ID = "id"
 
 
@@ -25,7 +26,8 @@ def own_suite(path: Path) -> Suite:
     if ending not in ENDINGS:
         raise KoalaError(f"{path} is no file of prompts; known: {', '.join(ENDINGS)}")
     readers = {".txt": _lines, ".csv": _table, ".tsv": _table, ".jsonl": _objects}
-    prompts = tuple(readers[ending](path))
+    numbered = enumerate(readers[ending](path), start=1)
+    prompts = tuple(require_printable(prompt, f"{path}, prompt {number}") for number, prompt in numbered)
     if not prompts:
         raise KoalaError(f"{path} holds no prompt")
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-.") or "prompts"
@@ -39,24 +41,31 @@ def _lines(path: Path) -> Iterator[Prompt]:
 
 
 def _table(path: Path) -> Iterator[Prompt]:
-    separator = "\t" if path.suffix.lower() == ".tsv" else ","
-    header = [cell.strip().strip('"') for cell in text_of(path).split("\n", 1)[0].strip("\r").split(separator)]
-    column = next((name for name in COLUMNS if name in header), None)
+    header = [cell.strip() for cell in next(table_rows(path), ("", []))[1]]
+    column = _column(header)
     if column is None:
-        raise KoalaError(f"{path} has no column {', '.join(COLUMNS[:3])}; its columns: {', '.join(header)}")
+        there = ", ".join(header) or "none"
+        raise KoalaError(f"{path} has no column {', '.join(COLUMNS[:3])}; its columns: {there}")
     tags = tuple(name for name in header if name not in (column, _ID) and name)
     id = _ID if _ID in header else None
-    yield from read(path, File(str(path), "table", prompt_column=column, tag_columns=tags, id_column=id))
+    yield from read(path, File(str(path), "table", prompt_column=column, tag_columns=tags, id_column=id, strict=True))
+
+
+def _column(there: Iterable[str]) -> str | None:
+    """Which of the names there is the prompt's."""
+    by_name = {name.lower(): name for name in there}
+    return next((by_name[name] for name in COLUMNS if name in by_name), None)
 
 
 def _objects(path: Path) -> Iterator[Prompt]:
     for where, row in json_lines(path):
-        column = next((name for name in COLUMNS if name in row), None)
+        column = _column(row)
         if column is None:
             raise KoalaError(f"{where}: no {', '.join(COLUMNS[:3])}; it has {', '.join(row) or 'nothing'}")
-        expects, tags = row.get("expects") or {}, row.get("tags") or {}
-        if not isinstance(expects, dict) or not isinstance(tags, dict):
-            raise KoalaError(f"{where}: tags and expects are objects")
+        expects = expectations(row["expects"], where) if row.get("expects") else {}
+        tags = row.get("tags") or {}
+        if not isinstance(tags, dict):
+            raise KoalaError(f"{where}: tags is no object")
         others = {name: value for name, value in row.items() if name not in (column, _ID, "expects", "tags")}
         words = {name: str(value) for name, value in {**others, **tags}.items() if value is not None}
         prompt = Prompt(prompt_text(row[column], where), {**words, **counted(expects)}, expects)

@@ -47,7 +47,9 @@ def find(entry: Entry, file: File) -> Found:
 
 
 def places(entry: Entry, file: File) -> Iterator[Path]:
-    """Where a file may lie: in the folder that KOALA_SUITES names, in the suite's own folder there, in our cache."""
+    """Where a file may lie: beside a user's own suite, below KOALA_SUITES, in our cache."""
+    if entry.folder:
+        yield entry.folder / file.path
     if named := os.environ.get(SUITES):
         root = Path(named).expanduser()
         yield root / entry.name / file.path
