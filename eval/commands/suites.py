@@ -14,6 +14,7 @@ from koala.harness.cli import stderr_console
 if TYPE_CHECKING:
     from eval.prompts.entry import Entry
 
+_STATUSES = ("another file", "missing", "unverified", "verified")  # a suite's is the first of its files'
 EXAMPLES = (
     "python -m eval suites",
     "python -m eval suites geneval partiprompts --fetch",
@@ -70,7 +71,7 @@ def fetch_missing(entries: Sequence["Entry"]) -> int:
 def line(entry: "Entry") -> dict[str, Any]:
     """What is known of a suite and where its files are."""
     files = [_file_line(entry, file) for file in entry.files]
-    status = _worst([file["status"] for file in files]) if files else "inline"
+    status = min((file["status"] for file in files), key=_STATUSES.index) if files else "inline"
     return {
         "name": entry.name,
         "title": entry.title,
@@ -97,9 +98,11 @@ def _file_line(entry: "Entry", file: Any) -> dict[str, Any]:
     return {**facts, "status": status, "path": str(found.path), "put_at": str(found.path)}
 
 
-def _worst(statuses: Sequence[str]) -> str:
-    order = ("another file", "missing", "unverified", "verified")
-    return min(statuses, key=order.index)
+def _place(entry: dict[str, Any]) -> str:
+    """Where the files are that give a suite its status, or where to put them."""
+    places = [file["path"] or file["put_at"] for file in entry["files"] if file["status"] == entry["status"]]
+    more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+    return f"{places[0]}{more}" if places else "in this package"
 
 
 def markdown(lines: Sequence[dict[str, Any]]) -> str:
@@ -115,12 +118,13 @@ def markdown(lines: Sequence[dict[str, Any]]) -> str:
             "prompts": entry["prompts"],
             "licence": entry["license"],
             "here": entry["status"],
-            "where, or where to put it": next((file["put_at"] for file in entry["files"]), "in this package"),
+            "where, or where to put it": _place(entry),
         }
         for entry in lines
     ]
     return to_markdown(pd.DataFrame(shown)) + (
         "\n\ninline: in this package; verified: the official file, by its sha256; unverified: a file of that name,"
-        "\nwhose official hash is not known; missing: nowhere on this machine. KOALA_SUITES=DIR: also in DIR/SUITE/."
+        "\nwhose official hash is not known; missing: nowhere on this machine; another file: of that"
+        "\nname, but with another hash. Files are also looked for in DIR/SUITE/ where KOALA_SUITES=DIR."
         "\nAddresses, hashes and notes: --json."
     )

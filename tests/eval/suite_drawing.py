@@ -28,7 +28,6 @@ SUITE = Suite(
         for colour in ("red", "green", "blue")
         for thing in ("cat", "cup")
     ),
-    digest="d1",
 )
 QUIET = Console(quiet=True)
 

@@ -62,7 +62,7 @@ def whole(tmp_path_factory):
     seed=st.integers(0, 1000),
 )
 def test_every_picture_of_a_suite_is_another_one_even_where_prompts_repeat(texts, n, seed):
-    suite = Suite("s", "s", None, None, tuple(map(Prompt, texts)), "d")
+    suite = Suite("s", "s", None, None, tuple(map(Prompt, texts)))
     todo = pictures(suite, n, seed)
     assert len({(picture.prompt, picture.seed) for picture in todo}) == len(todo) == n * len(texts)
     assert Counter(picture.prompt for picture in todo) == Counter(texts * n)
@@ -107,7 +107,7 @@ def test_the_manifest_says_all_of_an_image(whole):
     row: Row = rows[0]
     assert (row["prompt"], row["seed"], row["tags"]) == ("a red cat", 0, {"colour": "red"})
     assert row["expects"] == {"include": [{"class": "cat", "count": 1, "color": "red"}]}
-    assert (row["suite"], row["suite_digest"], row["prompt_id"]) == ("toy", "d1", "red-cat")
+    assert (row["suite"], row["suite_digest"], row["prompt_id"]) == ("toy", SUITE.digest, "red-cat")
     assert (row["model"], row["profile"], row["weights"], row["weights_hash"]) == (MODEL, "eager", "random", None)
     assert row["recipe"]["steps"] == 1 and row["environment"] and row["started_at"]
     (images,) = read_sets(whole)

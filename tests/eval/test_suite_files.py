@@ -13,6 +13,7 @@ from eval.prompts.places import SUITES, fetch, find, stored
 from koala.errors import KoalaError
 from koala.harness.cli import stderr_console
 
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -27,6 +28,13 @@ from koala.harness.cli import stderr_console
         (HEAD.format(2) + '[[prompt]]\ntext = "a"\n', "holds 1 prompts, and should hold 2"),
         (HEAD.format(1) + '[[file]]\npath = "a"\nrole = "x"\n', "role is 'x'"),
         (HEAD.format(1) + '[[file]]\npath = "a"\n', "has a format"),
+        (HEAD.format(1) + '[[file]]\npath = "a"\nformat = "lines"\ntags = {a = 1}\n', "file 1: the tag a is no text"),
+        (HEAD.format(1) + '[[file]]\npath = "a"\nformat = "table"\ntag_columns = [1]\n', "tag_columns holds 1"),
+        (HEAD.format(1) + '[[file]]\npath = "a"\nformat = "table"\nquoted = 1\n', "quoted is 1"),
+        (HEAD.format(1) + '[[file]]\npath = "../a"\nformat = "lines"\n', "path is '../a'"),
+        (HEAD.format(1) + '[[file]]\npath = "/a"\nformat = "lines"\n', "path is '/a'"),
+        (HEAD.format(1) + '[[file]]\npath = "a"\nformat = "lines"\nsha256 = "AB"\n', "64 hexadecimal digits"),
+        (HEAD.format(1) + '[[prompt]]\ntext = "a \\u001b[31m"\n', "prompt 1: the prompt holds the control character"),
         ("title = ", "is no TOML"),
     ],
 )
@@ -34,6 +42,25 @@ def test_a_mistake_in_a_toml_file_names_file_and_key(tmp_path, text, message):
     with pytest.raises(KoalaError, match=message) as error:
         suites.load(toml(tmp_path, text))
     assert "mine" in str(error.value) or "T " in str(error.value)
+
+
+EXPECTS = [
+    ("colour = []", "prompt 1: expects has the unknown key 'colour'; known: tag, include, exclude, text"),
+    ('include = "cat"', "expects.include is 'cat', which is of another type"),
+    ("include = [{count = 1}]", "expects.include, item 0 is no object with a class"),
+    ('include = [{class = "cat", colour = "red"}]', "item 0 has the unknown key 'colour'; known: class, count, color"),
+    ('include = [{class = "cat", count = "1"}]', "item 0: count is '1', which is of another type"),
+    ('include = [{class = "cat", count = 0}]', "item 0 has no count of 1 or more"),
+    ('exclude = [{class = "cat"}]', "expects.exclude, item 0 has no count of 1 or more"),
+    ('include = [{class = "cat", position = ["above", 0]}]', "item 0: position is .*the place of an earlier item"),
+    ('include = [{class = "cat"}, {class = "dog", position = ["over", 0]}]', "item 1: position is .*one of left of"),
+]
+
+
+@pytest.mark.parametrize(("expects", "message"), EXPECTS)
+def test_what_no_metric_could_check_is_said_before_an_image_is_drawn(tmp_path, expects, message):
+    with pytest.raises(KoalaError, match=message):
+        suites.load(toml(tmp_path, HEAD.format(1) + f'[[prompt]]\ntext = "a"\nexpects = {{{expects}}}\n'))
 
 
 # ---- where official files are
@@ -55,6 +82,15 @@ def test_a_users_folder_of_suites_is_looked_through(tmp_path, monkeypatch, place
     entry = entry_of(tmp_path)
     assert find(entry, entry.files[0]).path == path and find(entry, entry.files[0]).verified
     assert [prompt.text for prompt in loading.of_entry(entry).prompts] == ["a cat", "a dog"]
+
+
+def test_the_files_of_a_users_own_suite_may_lie_beside_it(tmp_path):
+    path = toml(tmp_path, HEAD.format(2) + '[[file]]\npath = "deep/p.txt"\nformat = "lines"\ntags = {kind = "x"}\n')
+    write(tmp_path / "deep" / "p.txt", TEXT)
+    assert [(prompt.text, prompt.tags) for prompt in suites.load(path).prompts] == [
+        ("a cat", {"kind": "x"}),
+        ("a dog", {"kind": "x"}),
+    ]
 
 
 def test_a_missing_file_says_where_it_goes(tmp_path):
@@ -91,5 +127,3 @@ def test_a_fetched_file_is_checked_before_it_takes_its_place(tmp_path):
         good = entry_of(tmp_path, url=address)
         assert fetch(good, good.files[0], stderr_console()).read_text() == TEXT
         assert find(good, good.files[0]).verified
-
-

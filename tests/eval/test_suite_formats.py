@@ -1,13 +1,12 @@
 """Suites in their official formats, and what is said of files that are broken."""
 
-import io
 import json
-from tempfile import TemporaryDirectory
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from suite_texts import write
 
@@ -24,12 +23,13 @@ from koala.errors import KoalaError
 def test_partiprompts_is_a_table_with_tabs(tmp_path):
     path = write(
         tmp_path / "p.tsv",
-        'Prompt\tCategory\tChallenge\tNote\na "quoted" cat\tAnimals\tBasic\t\n  two dogs \tAnimals\tQuantity\tx\n',
+        'Prompt\tCategory\tChallenge\tNote\na "quoted" cat\tAnimals\tBasic\t\n  two dogs \tAnimals\tQuantity\tx\n'
+        '"OPEN" on a door\tArtifacts\tWriting & Symbols\t\n',
     )
-    file = File("p.tsv", "table", prompt_column="Prompt", tag_columns=("Category", "Challenge"))
-    assert read(path, file) == [
+    assert read(path, loading.entry("partiprompts").files[0]) == [
         Prompt('a "quoted" cat', {"category": "Animals", "challenge": "Basic"}),
         Prompt("two dogs", {"category": "Animals", "challenge": "Quantity"}),
+        Prompt('"OPEN" on a door', {"category": "Artifacts", "challenge": "Writing & Symbols"}),
     ]
 
 
@@ -88,24 +88,39 @@ def test_mlperf_names_images_by_their_id(tmp_path):
     assert read(path, loading.entry("coco-mlperf-5k").files[0]) == [Prompt("a man rides a wave", id="49")]
 
 
+CAPTION = st.text(st.sampled_from("ab \"'\t\n,é"), min_size=1).filter(str.strip)
+
+
+@settings(max_examples=50, deadline=None)  # each writes a file
+@given(st.lists(CAPTION, min_size=1, max_size=9))
+def test_mlperfs_captions_are_those_that_its_code_reads(captions):
+    """Its code writes the table with pandas, which quotes what needs it, and reads it with pandas."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "captions_source.tsv"
+        table = pd.DataFrame({"id": range(len(captions)), "caption": [caption.strip() for caption in captions]})
+        table.to_csv(path, sep="\t", index=False)
+        found = read(path, loading.entry("coco-mlperf-5k").files[0])
+        theirs = pd.read_csv(path, sep="\t", keep_default_na=False)
+    assert [prompt.text for prompt in found] == theirs["caption"].tolist()
+    assert [prompt.id for prompt in found] == theirs["id"].astype(str).tolist()
+
+
 def test_bk_sdms_list_is_read_by_position(tmp_path):
     path = write(tmp_path / "metadata.csv", 'file_name,text\nCOCO_val2014_1.jpg,"a cat, asleep"\n')
     (prompt,) = read(path, loading.entry("coco-30k").files[0])
     assert (prompt.text, prompt.id) == ("a cat, asleep", "COCO_val2014_1.jpg")
 
 
+@settings(max_examples=50, deadline=None)  # each writes a file
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=20, unique=True), st.randoms(), st.integers(1, 25))
 def test_cocos_sample_hangs_on_ids_alone_and_takes_first_captions(ids, random, n):
     captions = [{"image_id": i, "id": 10 * i + k, "caption": f"{i} {k}"} for i in ids for k in (0, 1)]
     random.shuffle(captions)
     images = [{"id": i, "file_name": f"COCO_{i}.jpg"} for i in ids]
-    with_file = Path(f"/tmp/coco-{hashlib.sha256(repr(captions).encode()).hexdigest()[:16]}.json")
-    write(with_file, json.dumps({"annotations": captions, "images": images}))
-    try:
-        found = read(with_file, File("c.json", "coco-captions", sample=n))
-        more = read(with_file, File("c.json", "coco-captions", sample=n + 1))
-    finally:
-        with_file.unlink()
+    with TemporaryDirectory() as folder:
+        path = write(Path(folder) / "c.json", json.dumps({"annotations": captions, "images": images}))
+        found = read(path, File("c.json", "coco-captions", sample=n))
+        more = read(path, File("c.json", "coco-captions", sample=n + 1))
     assert len(found) == min(n, len(ids))
     assert all(prompt.text.endswith(" 0") and prompt.id == f"COCO_{prompt.text[:-2]}" for prompt in found)
     assert {prompt.id for prompt in found} <= {prompt.id for prompt in more}
@@ -137,6 +152,7 @@ BAD = [
     ("json-list", "p.json", '["\\ud800"]', "half a character"),
     ("geneval", "p.jsonl", '{"prompt": "a"}', "line 1: no tag and include"),
     ("geneval", "p.jsonl", "[1]", "line 1: not a JSON object"),
+    ("geneval", "p.jsonl", '{"prompt": "a", "tag": "t", "include": [1]}', "line 1: expects.include, item 0 is no obj"),
     ("coco-captions", "p.json", '{"annotations": [{"id": 1}]}', "no file of COCO's captions"),
     ("text-folder", "p.txt", "a", "should be a folder"),
     ("nonsense", "p.txt", "a", "unknown format of prompts 'nonsense'"),
@@ -159,7 +175,12 @@ def test_another_encoding_is_named(tmp_path, encoding, message):
         suites.load(path)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_as_on_any_system(tmp_path, end):
+    path = write(tmp_path / "p.txt", f"a cat{end}a dog{end}")
+    assert [prompt.text for prompt in read(path, File("p.txt", "lines"))] == ["a cat", "a dog"]
+    assert [prompt.text for prompt in suites.load(path).prompts] == ["a cat", "a dog"]
+
+
 def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path):
     assert suites.load(write(tmp_path / "p.txt", "a cat\n", "utf-8-sig")).prompts == (Prompt("a cat"),)
-
-

@@ -10,6 +10,7 @@ from eval import suites
 from eval.suite import Prompt
 from koala.errors import KoalaError
 
+
 def test_own_prompts_come_from_lines_tables_and_json(tmp_path):
     texts = [Prompt("a cat", {"style": "ink"}), Prompt("a dog", {"style": "oil"})]
     files = {
@@ -27,6 +28,15 @@ def test_own_prompts_come_from_lines_tables_and_json(tmp_path):
     assert suites.load(tmp_path / "my prompts!.txt").name == "my-prompts"
 
 
+@pytest.mark.parametrize(
+    "text",
+    ['Prompt ,"a,b"\n"a ""big"", old cat", ink\n', 'id,TEXT,"a,b"\n,"a ""big"", old cat",ink\n'],
+)
+def test_a_table_is_read_as_spreadsheets_write_it(tmp_path, text):
+    (prompt,) = suites.load(write(tmp_path / "a.csv", text)).prompts
+    assert prompt == Prompt('a "big", old cat', {"a,b": "ink"})
+
+
 def test_own_json_may_say_what_to_expect(tmp_path):
     row = {"prompt": "a cat", "expects": {"include": [{"class": "cat", "count": 1}]}, "id": 7}
     (prompt,) = suites.load(write(tmp_path / "a.jsonl", json.dumps(row))).prompts
@@ -40,7 +50,15 @@ def test_own_json_may_say_what_to_expect(tmp_path):
         ("a.csv", "words\na\n", "has no column prompt, text, caption; its columns: words"),
         ("a.jsonl", '{"a": 1}\n', "line 1: no prompt, text, caption; it has a"),
         ("a.jsonl", '{"prompt": 1}\n', "the prompt is no text"),
-        ("a.jsonl", '{"prompt": "a", "expects": 1}\n', "tags and expects are objects"),
+        ("a.jsonl", '{"prompt": "a", "tags": 1}\n', "line 1: tags is no object"),
+        ("a.jsonl", '{"prompt": "a", "expects": 1}\n', "line 1: expects is no object"),
+        ("a.jsonl", '{"prompt": "a", "expects": {"include": [2]}}\n', "line 1: expects.include, item 0 is no object"),
+        ("a.csv", "", "its columns: none"),
+        ("a.csv", "prompt\n", "holds no prompt"),
+        ("a.csv", "prompt,style\na,ink\n,oil\n", "line 3: the prompt is empty"),
+        ("a.csv", 'prompt\n"a cat\na dog\n', "line 3: unexpected end of data; a cell that begins with a quote"),
+        ("a.tsv", 'prompt\n"OPEN" on a door\n', "line 2: .*; a cell that begins with a quote ends with one"),
+        ("a.txt", "a \x1b[31mcat\n", "prompt 1: the prompt holds the control character"),
         ("a.docx", "a", "is no file of prompts; known: .txt"),
     ],
 )
@@ -63,6 +81,4 @@ def test_a_hundred_thousand_prompts_are_read_in_seconds(tmp_path):
     started = time.perf_counter()
     suite = suites.load(path)
     assert len(suite.prompts) == 100_000 and suite.digest
-    assert time.perf_counter() - started < 10  # 1 s alone on a machine
-
-
+    assert time.perf_counter() - started < 10  # 1 s where annotations are not checked

@@ -103,6 +103,16 @@ def test_json_tells_each_files_state_and_address(capsys, tmp_path, monkeypatch):
     assert code == 0 and states == {"geneval": "another file", "drawbench": "unverified", "coco-mlperf-5k": "missing"}
 
 
+def test_the_list_shows_the_place_of_what_is_wrong_or_missing(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv(SUITES, str(tmp_path))
+    wrong = write(tmp_path / "geneval" / "evaluation_metadata.jsonl", "{}")
+    write(tmp_path / "hpsv2" / "anime.json", "[]")
+    _, out, _ = run(capsys, "geneval", "hpsv2")
+    geneval, hpsv2 = (next(line for line in out.splitlines() if f"| {name} " in line) for name in ("geneval", "hpsv2"))
+    assert "another file" in geneval and f"{wrong} " in geneval
+    assert "missing" in hpsv2 and "concept-art.json and 2 more" in hpsv2
+
+
 def test_what_cannot_be_fetched_is_said_and_exits_with_2(capsys, monkeypatch):
     entry = loading.entry("geneval")
     gone = replace(entry, files=(replace(entry.files[0], url="http://127.0.0.1:9/x"),))
