@@ -49,12 +49,18 @@ class Run:
     resolution: int | None = None  # of a smaller trial than the protocol's
     dtype: str = ""
     batch_size: int = 1
+    also: tuple[str, ...] = ()  # metrics beyond the protocol's
 
     @property
     def folder(self) -> Path:
         """Where images and rows go; a smaller trial never mixes with the whole."""
         small = f"-limit{self.limit}" if self.limit is not None else ""
         return self.out / (self.name + small + (f"-{self.resolution}px" if self.resolution else ""))
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether it is smaller than the protocol."""
+        return self.limit is not None or self.resolution is not None
 
     def suite(self, part: Part) -> Suite:
         """The prompts of a part."""
@@ -112,7 +118,7 @@ def score_all(run: Run, galleries: dict[Part, list[Path]], how: Scoring, progres
         sets = [images for folder in folders for images in read_sets(folder)]
         job = Job(
             sets=sets,
-            metrics=part.metrics,
+            metrics=(*part.metrics, *run.also),
             reference=reference,
             out=run.folder,
             networks=Networks(Weights(how.weights), torch.device(how.device)),
@@ -154,19 +160,18 @@ def _heading(run: Run) -> str:
             f"- {len(suite.prompts)} prompts of {suite.title} x {part.images_per_prompt} images, "
             f"scored by {', '.join(part.metrics)}"
         )
-    if run.limit is not None or run.resolution:
-        said = [f"{run.limit} prompts of each suite" if run.limit is not None else ""]
-        said += [f"{run.resolution} px" if run.resolution else ""]
-        whole = f"{protocol.images} images of each model" + (
-            f" at {protocol.resolution} px" if protocol.resolution else ""
-        )
-        lines += [
-            "",
-            f"**A trial with {' and '.join(filter(None, said))}: not the protocol's numbers**, which are of {whole}.",
-        ]
+    lines += ["", _trial(run)] if run.is_trial else []
     lines += ["", f"Reference set: {protocol.reference}."] if protocol.reference else []
     lines += ["", "Left open, and what is done here:", *(f"- {open}." for open in protocol.left_open)]
     return "\n".join([*lines, ""])
+
+
+def _trial(run: Run) -> str:
+    whole = f"{run.protocol.images} images of each model"
+    whole += f" at {run.protocol.resolution} px" if run.protocol.resolution else ""
+    said = [f"{run.limit} prompts of each suite"] if run.limit is not None else []
+    said += [f"images of {run.resolution} px"] if run.resolution else []
+    return f"**A trial with {' and '.join(said)}: not the protocol's numbers**, which are of {whole}."
 
 
 def _accepted(run: Run, frame: pd.DataFrame) -> Sequence[str]:
@@ -175,7 +180,7 @@ def _accepted(run: Run, frame: pd.DataFrame) -> Sequence[str]:
     for line in lines_of(frame) if len(frame) else []:
         if (band := run.protocol.accepts.get(line["metric"])) and line["value"] is not None:
             reasons = [
-                *(["a trial"] if run.limit is not None or run.resolution else []),
+                *(["a trial"] if run.is_trial else []),
                 *(["random weights"] if line["random_weights"] else []),
                 *(["not the standard weights"] if line["label"] != line["metric"] else []),
             ]

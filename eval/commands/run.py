@@ -22,7 +22,7 @@ EXAMPLES = (
     "python -m eval run --protocol geneval --models koala-700m,sdxl",
     "python -m eval run --protocol bk-sdm --models bk-sdm-small --reference val2014/ --batch-size 8",
     "python -m eval run --protocol mlperf --models sdxl --reference val2014.npz",
-    "python -m eval run --protocol koala --models tiny-koala-700m --limit 8 --resolution 64",
+    "python -m eval run --protocol segmind --models tiny-segmind-tiny-sd --limit 8 --resolution 64 --also brightness",
 )
 
 
@@ -42,6 +42,8 @@ class Options:
     """A small trial: so many prompts of each suite."""
     resolution: int | None = None
     """A small trial: images of this side in the place of the protocol's."""
+    also: Names = ()
+    """More metrics than the protocol's (`python -m eval metrics`)."""
     reference: Path | None = None
     """The reference set: a folder of images, a gallery, or mean and covariance as .npz or .pt."""
     weights: str = ""
@@ -91,6 +93,7 @@ def run(options: Options) -> int:
         options.resolution,
         options.dtype,
         options.batch_size,
+        options.also,
     )
     console = stderr_console()
     with processes(chosen_device(options.device)) as us:

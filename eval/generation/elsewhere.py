@@ -50,10 +50,10 @@ def take(images: Path, suite: Suite, folder: Path, console: Console) -> Path:
     matches = matched(found, suite)
     side = _common_size(matches)
     with Gallery(folder) as gallery, Writer(gallery) as writer:
-        finished, taken = gallery.finished(), 0
+        finished, taken = {_key(row) for row in gallery.rows()}, 0
         for match in matches:
             row = _row(match, suite, folder.name, side, images)
-            if image_key(row) in finished:
+            if _key(row) in finished:
                 continue
             decoded = decode(match.item.path)
             if isinstance(decoded, Unreadable):
@@ -66,6 +66,11 @@ def take(images: Path, suite: Suite, folder: Path, console: Console) -> Path:
         write_contact_sheet(gallery)
     _report(matches, suite, taken, folder, console)
     return folder
+
+
+def _key(row: Row) -> tuple[str, str | None]:
+    """What tells a taken image: its place in the suite, and the file that it was."""
+    return image_key(row), row.get("source_sha256")
 
 
 def matched(images: ImageSet, suite: Suite) -> list[Match]:
@@ -137,12 +142,13 @@ def _readings(item: Item, prompts: Mapping[str, Prompt], number: bool) -> Iterat
 
 
 def _keys(name: str) -> Iterator[tuple[str, int]]:
+    if parts := _GENEVAL.fullmatch(name):
+        yield parts["prompt"], int(parts["image"])
+        return
     for whole in dict.fromkeys((name, PurePosixPath(name).name)):
         yield whole, 0
         if parts := _NUMBERED.fullmatch(whole):
             yield parts["prompt"], int(parts["image"])
-    if parts := _GENEVAL.fullmatch(name):
-        yield parts["prompt"], int(parts["image"])
 
 
 def _refuse_twice(matches: Sequence[Match]) -> None:

@@ -7,8 +7,8 @@ to right.
 - `text_accuracy:ned`: 1 less the edit distance of the asked text to the most similar stretch of what was recognised,
   over the length of the asked text: 1 where every letter is there in order, 0 where nothing is. Other text costs
   nothing.
-- `text_accuracy:words`: the share of the asked words that were recognised without a mistake, wherever they stand; spaces
-  do not count, since the recogniser loses some.
+- `text_accuracy:words`: the share of the asked words that were recognised without a mistake, wherever they stand;
+  spaces do not count, since the recogniser loses some.
 """
 
 import re

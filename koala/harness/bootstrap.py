@@ -10,7 +10,7 @@ from statistics import NormalDist
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 
 from koala.harness.stats import Interval
 
@@ -81,7 +81,7 @@ def balanced_interval(
 
 def _means(
     values: Values, clusters: Sequence[Hashable], resamples: int, seed: int
-) -> tuple[float, Float64[np.ndarray, "resamples"], int]:
+) -> tuple[float, np.ndarray, int]:
     """The mean, the resampled means less it, and the number of clusters."""
     sums, counts = _by_cluster(values, clusters)
     middle = sums.sum() / counts.sum()

@@ -14,7 +14,7 @@ from koala.models.spec import Recipe
 from koala.sampling import seeds
 from koala.sampling.schedules import build_scheduler, set_timesteps
 from koala.sampling.spans import SpanOf, untimed
-from koala.types import Latents
+from koala.types import StartNoise
 
 
 class Denoising:
@@ -33,7 +33,7 @@ class Denoising:
         generators: Sequence[torch.Generator],
         size: tuple[int, int],
         span: SpanOf = untimed,
-        start: Latents | None = None,
+        start: StartNoise | None = None,
     ):
         spec, device, dtype = components.spec, components.device, components.dtype
         self._unet: Any = components.unet
@@ -77,7 +77,7 @@ class Denoising:
         return moved.to(self.latents.dtype)
 
 
-def _repeated(start: Latents, shape: tuple[int, ...], n: int) -> Latents:
+def _repeated(start: StartNoise, shape: tuple[int, ...], n: int) -> Tensor:
     """`start` once for each of `n` images of that shape; a `KoalaError` where it is of another."""
     if tuple(start.shape[1:]) != shape or len(start) not in (1, n):
         raise KoalaError(f"start latents of shape {tuple(start.shape)} are not of the images' shape {(n, *shape)}")

@@ -14,7 +14,7 @@ from koala.sampling.denoising import Denoising
 from koala.sampling.profiles import EAGER, Profile
 from koala.sampling.residency import resident
 from koala.sampling.spans import SpanOf, untimed
-from koala.types import FloatImages, Images, Latents
+from koala.types import FloatImages, Images, Latents, StartNoise
 
 OnStep = Callable[[int, int, torch.Tensor], object]
 
@@ -77,7 +77,7 @@ class Sampler:
         height: int | None = None,
         width: int | None = None,
         on_step: OnStep | None = None,
-        start: Latents | None = None,
+        start: StartNoise | None = None,
     ) -> Latents:
         """The final latents [n, channels, h / downscale, w / downscale] of the images with these seeds.
 

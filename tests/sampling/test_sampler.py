@@ -233,3 +233,16 @@ def test_pndm_takes_one_more_step_than_its_recipe_says(small):
 def test_a_recipe_needs_a_step():
     with pytest.raises(KoalaError, match="at least 1 step, not 0"):
         Recipe("euler", 0, 1.0)
+
+
+def test_images_may_begin_with_latents_that_are_given():
+    spec = zoo.get("tiny-sdxl-turbo")
+    sampler = Sampler(load(spec, "cpu"))
+    condition = sampler.encode(["a cat", "a dog"])
+    start = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    given = sampler.denoise(condition, [0, 1], height=64, width=64, start=start)
+    same = sampler.denoise(condition, [5, 6], height=64, width=64, start=start.expand(2, 4, 8, 8))
+    torch.testing.assert_close(given, same)
+    assert not torch.allclose(given, sampler.denoise(condition, [0, 1], height=64, width=64))
+    with pytest.raises(KoalaError, match="are not of the images' shape"):
+        sampler.denoise(condition, [0, 1], height=128, width=128, start=start)
