@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from eval.cache import cache_folder, made
 from eval.sources import Item
 from koala.errors import KoalaError
+from koala.harness.cache import cache_folder, made
 from koala.harness.environment import cpu_cores
 from koala.harness.files import sha256_of, write_whole
 

@@ -9,13 +9,13 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from eval.cache import cache_folder, made
 from eval.features import FeatureSet, Spool
 from eval.folder_hashes import file_hashes
 from eval.maths.gaussian import Gaussian
 from eval.sources import ImageSet, Item, read_sets
 from eval.statistics_files import Statistics, read_statistics, write_statistics
 from koala.errors import KoalaError
+from koala.harness.cache import cache_folder, made
 from koala.harness.files import sha256_of
 
 

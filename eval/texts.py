@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from eval.cache import cache_folder, made
 from eval.features import Spool
 from eval.identity import digest
 from koala.errors import KoalaError
+from koala.harness.cache import cache_folder, made
 from koala.types import Features
 
 BATCH = 64  # captions encoded at a time; what a killed process loses

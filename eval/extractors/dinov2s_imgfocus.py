@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from eval.cache import aside, cache_folder
 from eval.extractors.dinov2 import NORMALISE, SIDE, Dinov2
 from eval.feed import Feed, Preparation
 from eval.preparation import Bicubic
-from eval.weights.hashes import sha256
 from koala.errors import KoalaError
+from koala.harness.cache import aside, cache_folder
+from koala.harness.hashes import sha256
 from koala.models.weights.checkpoint import Checkpoint
 from koala.models.weights.fill import Misfit
 

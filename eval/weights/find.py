@@ -6,10 +6,10 @@ from pathlib import Path
 
 from eval.weights import table
 from eval.weights.file import WeightFile
-from eval.weights.hashes import sha256
 from eval.weights.places import from_repository, places
 from eval.weights.supply import missing_message
 from koala.errors import KoalaError
+from koala.harness.hashes import sha256
 
 
 class MissingWeights(KoalaError):

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from eval.cache import cache_folder
 from eval.weights.file import WeightFile
+from koala.harness.cache import cache_folder
 
 
 def weights_folder() -> Path:

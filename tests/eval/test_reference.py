@@ -9,7 +9,6 @@ import torch
 from bad_images import PIXELS, empty, good
 
 from eval import folder_hashes as module
-from eval.cache import cache_folder
 from eval.features import FeatureSet
 from eval.images import Picture, decode
 from eval.maths.gaussian import Gaussian, gaussian
@@ -17,6 +16,7 @@ from eval.reference import Reference
 from eval.sources import Item
 from eval.statistics_files import write_statistics
 from koala.errors import KoalaError
+from koala.harness.cache import cache_folder
 from koala.sampling.gallery import Gallery
 
 FEED, DIM = "f" * 16, 3
