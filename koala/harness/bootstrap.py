@@ -10,7 +10,7 @@ from statistics import NormalDist
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
 from koala.harness.stats import Interval
 
@@ -79,9 +79,7 @@ def balanced_interval(
     return Interval(float(middle + low), float(middle + high))
 
 
-def _means(
-    values: Values, clusters: Sequence[Hashable], resamples: int, seed: int
-) -> tuple[float, np.ndarray, int]:
+def _means(values: Values, clusters: Sequence[Hashable], resamples: int, seed: int) -> tuple[float, np.ndarray, int]:
     """The mean, the resampled means less it, and the number of clusters."""
     sums, counts = _by_cluster(values, clusters)
     middle = sums.sum() / counts.sum()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from weight_folders import CONTENT, SHA256, bare_machine, everywhere, in_hub_cache, listed, put
 
-from eval.weights import MissingWeights, Weights, hashes, places, table
+from eval.weights import MissingWeights, Weights, places, table
 from eval.weights.find import Found
 from eval.weights.store import stored
 from koala.errors import KoalaError, UnknownName
