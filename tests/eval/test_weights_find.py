@@ -12,6 +12,7 @@ from eval.weights import MissingWeights, Weights, places, table
 from eval.weights.find import Found
 from eval.weights.store import stored
 from koala.errors import KoalaError, UnknownName
+from koala.harness import hashes
 from koala.harness.cache import aside
 
 OTHER = b"something else"
