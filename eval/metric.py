@@ -30,6 +30,7 @@ class Metric(Protocol):
     weights: tuple[str, ...] = ()  # files of `eval/weights` it needs beside those of its feed
     packages: tuple[str, ...] = ()  # optional ones it needs, as `import` calls them
     extra: str = ""  # the extra of this project that installs them
+    extra_step: str = ""  # what to run then, where the package index does not have all of them
     substitute: bool = False  # stands in, with features that work offline, for a standard metric; never bears its name
     needs_prompts: bool = False
     balanced_over: str | None = None  # a tag: the mean is that of its values' means, as GenEval's over its six tasks

@@ -27,6 +27,9 @@ STANDARD = (
     "clip_score:bk-sdm",
     "clip_score:dmd2",
     "aesthetic",
+    "hps:v2.1",
+    "pick_score",
+    "image_reward",
     "lpips_diversity",
 )
 # Real pretrained features from packages, for where the standard ones are missing.
@@ -141,7 +144,8 @@ def _found(weights: Weights, names: Sequence[str]) -> Mapping[str, Found]:
 
 def _obstacle(name: str, metric: Metric, there: Situation) -> Unavailable | None:
     if lacking := [package for package in metric.packages if find_spec(package) is None]:
-        return Unavailable(name, f"it needs {', '.join(lacking)}: pip install 'koala-bench[{metric.extra}]'")
+        steps = [f"pip install 'koala-bench[{metric.extra}]'", metric.extra_step]
+        return Unavailable(name, f"it needs {', '.join(lacking)}: {' && '.join(filter(None, steps))}")
     if metric.needs_prompts and there.without_prompt:
         return Unavailable(name, _NO_PROMPTS.format(there.without_prompt))
     if isinstance(metric, ExpectationMetric) and metric.needs_expectations and there.without_expectations:

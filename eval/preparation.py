@@ -176,9 +176,10 @@ class CenterSquare:
 
 @dataclass(frozen=True)
 class LongestSide:
-    """The whole image in a square, black around it: its longest side by antialiased bicubic on floats, unclipped."""
+    """The whole image in a square, black around it: its longest side by bicubic on floats, unclipped."""
 
     side: int
+    antialias: bool = True
 
     def __call__(self, images: AnyImages) -> FloatImages:
         """Square images, 0 to 255 but for the overshoot of the filter."""
@@ -187,12 +188,13 @@ class LongestSide:
         if scale == 1.0:
             return images.float()
         size = (round(height * scale), round(width * scale))
-        resized = F.interpolate(images.float(), size, mode="bicubic", antialias=True, align_corners=False)
+        resized = F.interpolate(images.float(), size, mode="bicubic", antialias=self.antialias, align_corners=False)
         down, right = self.side - size[0], self.side - size[1]
         return F.pad(resized, (right // 2, right - right // 2, down // 2, down - down // 2))
 
     def __str__(self) -> str:
-        return f"float antialiased bicubic to a longest side of {self.side}, black around it"
+        kernel = "antialiased bicubic" if self.antialias else "bicubic without antialias"
+        return f"float {kernel} to a longest side of {self.side}, black around it"
 
 
 @dataclass(frozen=True)

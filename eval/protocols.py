@@ -53,14 +53,15 @@ PROTOCOLS: dict[str, Protocol] = {
         title="KOALA (Lee et al., NeurIPS 2024), section 4 and its checklist",
         source="https://arxiv.org/abs/2312.04005",
         parts=(
-            Part("hpsv2", ("hps:v2.0", "hps:v2.1")),
-            Part("t2i-compbench-plus", ("clip_score:compbench",), images_per_prompt=10),
+            Part("hpsv2", ("hps:v2.0", "hps:v2.1", "hps:v2.0-aliased", "hps:v2.1-aliased")),
+            Part("t2i-compbench-plus", ("compbench_attributes", "clip_score:compbench"), images_per_prompt=10),
         ),
         benchmark="hpsv2",
         left_open=(
-            "the version of HPS is not stated: both are computed",
+            "neither the version of HPS nor the torchvision that resized its images is stated: all four are computed",
             "the checklist counts 2,400 images for HPSv2, whose benchmark has 3,200 prompts: all are drawn",
-            "which of T2I-CompBench's scores enter its mean is not stated; 24,000 images are 8 categories of 3,000",
+            "which of T2I-CompBench's scores enter its mean is not stated; 24,000 images are 8 categories of 3,000; "
+            "its scores of spatial relations, numbers and complex prompts are not computed",
         ),
     ),
     "bk-sdm": Protocol(
@@ -146,9 +147,13 @@ PROTOCOLS: dict[str, Protocol] = {
     "compbench": Protocol(
         title="T2I-CompBench (Huang et al., NeurIPS 2023)",
         source="https://github.com/Karine-Huang/T2I-CompBench",
-        parts=(Part("t2i-compbench", ("clip_score:compbench",), images_per_prompt=10),),
+        parts=(Part("t2i-compbench", ("compbench_attributes", "clip_score:compbench"), images_per_prompt=10),),
         benchmark="t2i-compbench",
-        left_open=("recipes and seeds are each model's own; a fixed seed is asked for, not which",),
+        left_open=(
+            "its scores of spatial relations (by UniDet) and of complex prompts are not computed",
+            "each score is of its own categories, which the tables by tag show apart",
+            "recipes and seeds are each model's own; a fixed seed is asked for, not which",
+        ),
     ),
 }
 

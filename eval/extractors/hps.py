@@ -19,12 +19,12 @@ class Hps(Clip):
         self.weights = (f"hps-{version}",)
 
 
-def preparation() -> Preparation:
+def preparation(antialias: bool = True) -> Preparation:
     """What the authors' package does: the longest side to 224, black around it, then CLIP's mean and deviation."""
     mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
     red, green, blue = ((255 * m, 255 * s) for m, s in zip(mean, std, strict=True))
     normalise = Normalise((red[0], green[0], blue[0]), (red[1], green[1], blue[1]))
-    return Preparation((LongestSide(SIDE), normalise))
+    return Preparation((LongestSide(SIDE, antialias), normalise))
 
 
 VARIANTS = {version: partial(Hps, version) for version in ("v2.0", "v2.1")}

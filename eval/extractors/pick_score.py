@@ -1,18 +1,22 @@
 """PickScore's network (Kirstain et al., 2023): CLIP ViT-H-14 as transformers has it, tuned on people's choices."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from eval.extractor import Extractor
-from eval.extractors.clip import Clip
-from eval.extractors.hps import MODEL, ROOTS
+from eval.extractors import clip, hps
+from eval.feed import Preparation
+from eval.preparation import CenterSquare
+from koala.models.tokenizers import clip_tokenizer
 from koala.models.weights.checkpoint import Checkpoint
 from koala.models.weights.fill import fill
 from koala.types import Features, FloatImages
 
+_TOKENS = 77
 _TOWERS = {
     "text_config": {
         "hidden_size": 1024,
@@ -51,7 +55,6 @@ class PickScore(Extractor):
             skeleton = CLIPModel(CLIPConfig(**self.towers)).to(dtype)
         self._network = fill(skeleton, Checkpoint((files[self.weights[0]],)), device)
         self._device, self._dtype = device, dtype
-        self._tokenizer = Clip(MODEL, ROOTS).tokenizer  # its own is the same, and is on the hub
 
     @property
     def scale(self) -> float:
@@ -65,10 +68,26 @@ class PickScore(Extractor):
 
     def texts(self, texts: Sequence[str]) -> Features:
         """fp32 text features, not normalised; the tokenizer leaves 77 tokens of an over-long text."""
-        tokens = self._tokenizer(list(texts)).to(self._device)
-        # padded with 0 where its own pads with the end's token: what follows the end is not looked at
-        states = self._network.text_model(input_ids=tokens).pooler_output
+        tokens = _tokenizer()(list(texts), padding="max_length", truncation=True, return_tensors="pt")
+        # No mask: a token sees those before it, and the features are those of the first end of text.
+        states = self._network.text_model(input_ids=tokens.input_ids.to(self._device)).pooler_output
         return self._network.text_projection(states).float()
+
+
+def preparation() -> Preparation:
+    """What transformers' processor of CLIP does: open_clip's steps but for offsets of the crop, rounded down."""
+    resize, _, normalise = clip.preparation(hps.MODEL, hps.ROOTS).steps
+    return Preparation((resize, CenterSquare(rounded_down=True), normalise))
+
+
+def cut(texts: Sequence[str]) -> int:
+    """How many of the texts the tokenizer cuts short; needs no weights."""
+    return sum(len(ids) > _TOKENS for ids in _tokenizer()(list(texts), verbose=False).input_ids) if texts else 0
+
+
+@cache
+def _tokenizer() -> Any:
+    return clip_tokenizer("<|endoftext|>", _TOKENS)
 
 
 EXTRACTOR = PickScore

@@ -2,22 +2,25 @@
 
 BLIP reads the prompt with the image beside it (a ViT-L/16 at 224 px whose patches BERT attends to), and a head turns
 the state of the first token into a reward, less the mean and over the deviation of the authors' training set. A prompt
-is cut to 35 tokens.
+is cut to 35 tokens. The authors' package (image-reward 1.5) adds two tokens to BERT's, which no prompt holds.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from eval.extractors.hps import preparation as _hps_preparation
+from eval.extractors import hps
 from eval.extractors.minilm import cut_to
 from eval.feed import Preparation
-from eval.metric import ImageMetric
+from eval.metric import ImageMetric, Setting
 from eval.metrics.aesthetic import Head
 from eval.networks import Networks
 from eval.preparation import CenterCrop, PilResize
+from koala.errors import KoalaError
 from koala.models.weights.checkpoint import Checkpoint, Renamed
 from koala.models.weights.fill import fill
 from koala.types import Features, Images, Scores
@@ -44,6 +47,7 @@ TEXT: Mapping[str, Any] = {
     "num_attention_heads": 12,
     "hidden_act": "gelu",
 }
+_SPECIAL = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102}  # where BERT, uncased, has them
 # timm's names of a vision transformer's tensors, and those of transformers
 _VISION_NAMES = (
     (r"^cls_token$", "embeddings.class_embedding"),
@@ -63,15 +67,14 @@ class ImageReward(ImageMetric):
     higher_is_better = True
     needs_prompts = True
     weights = (FILE, TOKENIZER)
-    prepared = Preparation((PilResize(SIDE, "bicubic", shortest=True), CenterCrop(SIDE), *_hps_preparation().steps[1:]))
+    prepared = Preparation((PilResize(SIDE, "bicubic", shortest=True), CenterCrop(SIDE), *hps.preparation().steps[1:]))
 
-    def settings(self) -> Mapping[str, Any]:
+    def settings(self) -> Mapping[str, Setting]:
         """How images are prepared and prompts are cut."""
         return {"resize": str(self.prepared), "tokens": TOKENS}
 
     def load(self, networks: Networks) -> None:
         """Build BLIP and the head from the authors' file; `Misfit` where it holds another network."""
-        from tokenizers import Tokenizer
         from transformers import BlipTextConfig, BlipVisionConfig, BlipVisionModel
         from transformers.models.blip.modeling_blip_text import BlipTextModel
 
@@ -83,7 +86,7 @@ class ImageReward(ImageMetric):
         self._vision: Any = fill(vision, _part(file, "blip.visual_encoder.", _VISION_NAMES), device)
         self._text: Any = fill(text, _part(file, "blip.text_encoder."), device)
         self._head: Any = fill(head, _part(file, "mlp."), device)
-        self._tokenizer = cut_to(Tokenizer.from_file(str(networks.weights.find(TOKENIZER).path)), TOKENS)
+        self._tokenizer = cut_to(_tokenizer(networks.weights.find(TOKENIZER).path), TOKENS)
         self._device = device
 
     def score(self, images: Images | Features, prompts: Sequence[str]) -> Scores:
@@ -111,6 +114,20 @@ class ImageReward(ImageMetric):
             encoder_attention_mask=torch.ones(patches.shape[:2], dtype=torch.long, device=self._device),
         ).last_hidden_state
         return (self._head.layers(states[:, 0].float()).squeeze(1) - MEAN) / DEVIATION
+
+
+def _tokenizer(path: Path) -> Any:
+    """The file's tokenizer; a `KoalaError` where it is none with BERT's tokens."""
+    from tokenizers import Tokenizer
+
+    try:
+        vocabulary = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
+        odd = [word for word, token in _SPECIAL.items() if vocabulary[word] != token]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise KoalaError(f"{path} is no tokenizer with BERT's tokens ({type(error).__name__}: {error})") from error
+    if odd:
+        raise KoalaError(f"{path} is no tokenizer with BERT's tokens: others stand for {', '.join(odd)}")
+    return Tokenizer.from_file(str(path))
 
 
 def _part(file: Checkpoint, prefix: str, names: Sequence[tuple[str, str]] = ()) -> Renamed:

@@ -1,10 +1,14 @@
-"""PickScore (Kirstain et al., 2023): the logit of image and prompt in a CLIP tuned on what people picked."""
+"""PickScore (Kirstain et al., 2023): the logit of image and prompt in a CLIP tuned on what people picked.
+
+About 20: the model's own scale, near 100, times the cosine. The authors compare images of one prompt by a softmax of
+these; as they stand they are averaged over prompts in others' tables.
+"""
 
 from collections.abc import Sequence
 
 import torch.nn.functional as F
 
-from eval.extractors import clip, hps, pick_score
+from eval.extractors import pick_score
 from eval.feed import Feed
 from eval.metric import ImageMetric
 from eval.networks import Networks
@@ -12,11 +16,11 @@ from koala.types import Features, Images, Scores
 
 
 class PickScore(ImageMetric):
-    """The model's own scale times the cosine, as its card's example prints it before the softmax."""
+    """The model's own scale times the cosine, as the model card's example has it before the softmax."""
 
     higher_is_better = True
     needs_prompts = True
-    feed = Feed(clip.preparation(hps.MODEL, hps.ROOTS), "pick_score")
+    feed = Feed(pick_score.preparation(), "pick_score")
 
     def load(self, networks: Networks) -> None:
         """Keep the networks for the captions, and the model's scale."""
@@ -32,7 +36,7 @@ class PickScore(ImageMetric):
 
     def cut(self, prompts: Sequence[str]) -> int:
         """How many of the prompts are too long for the text tower."""
-        return sum(clip.Clip(hps.MODEL, hps.ROOTS).cut(prompts))
+        return pick_score.cut(prompts)
 
 
 METRIC = PickScore

@@ -1,32 +1,31 @@
-"""HPS, PickScore and ImageReward: each against another way to compute it, at toy size and at its real one."""
+"""HPS and PickScore beside what their authors' code does, at toy size and at the real one."""
 
+import gc
 import os
+import re
 
+import open_clip
 import pytest
 import torch
-import torch.nn.functional as F
 from clip_files import network as clip_network
 from clip_files import tiny_model
-from safetensors.torch import save_file
-from torch import nn
+from judge_files import MEAN, PROMPTS, STD, images, networks, random_state, scored
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torchvision.transforms import functional as vision
-from torchvision.transforms import v2
-from transformers import BlipTextConfig, CLIPConfig, CLIPModel
-from transformers.models.blip.modeling_blip_text import BlipTextModel
+from transformers import CLIPConfig, CLIPModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from eval import metrics
 from eval.extractors import hps, pick_score
-from eval.metrics import image_reward
-from eval.metrics.aesthetic import Head
-from eval.networks import Networks
 from eval.preparation import LongestSide
-from eval.weights import Weights
 from koala.errors import KoalaError
+from koala.models.tokenizers import clip_tokenizer
 
-CPU = torch.device("cpu")
 GATED = pytest.mark.skipif(os.environ.get("KOALA_FULLSIZE") != "1", reason="gigabytes: set KOALA_FULLSIZE=1")
-PROMPTS = ["a red apple on a blue table", "two dogs", "two dogs"]
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+SIZES = [(40, 40), (224, 224), (300, 200), (61, 333), (227, 224)]
+RESIZES = {"": True, "-aliased": False}  # the end of a variant's name -> whether tensors are antialiased
+VIT_H_PARAMS = 986_109_441  # open_clip's and transformers'
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,308 +36,216 @@ def cache(tmp_path_factory):
         yield
 
 
-def images(n=3, height=40, width=40):
-    generator = torch.Generator().manual_seed(height)
-    return torch.randint(0, 256, (n, height, width, 3), generator=generator, dtype=torch.uint8)
+@pytest.fixture
+def freed():
+    """Collects what a test leaves, and says how to do so in the middle: two of these networks are 8 GB."""
+    yield gc.collect
+    gc.collect()
 
 
-def networks(**files):
-    return Networks(Weights({name.replace("_", "-"): path for name, path in files.items()}), CPU)
-
-
-def scored(metric, pixels, prompts, nets):
-    metric.load(nets)
-    if metric.feed is None:
-        return metric.score(pixels, prompts)
-    features = nets.features(metric.feed, metric.feed.preparation(pixels.permute(0, 3, 1, 2)))
-    return metric.score(features, prompts)
-
-
-def random_state(module, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        key: torch.randn(tensor.shape, generator=generator) * (tensor[0].numel() ** -0.5 if tensor.dim() > 1 else 0.1)
-        for key, tensor in module.state_dict().items()
-        if tensor.is_floating_point()
-    }
+def pil(pixels):
+    return [Image.fromarray(picture.numpy()) for picture in pixels]
 
 
 # ---- HPS
 
 
-@pytest.mark.parametrize("size", [(40, 40), (224, 224), (300, 200), (61, 333)])
-def test_hps_prepares_images_as_the_authors_transforms_do(size):
-    pixels = images(2, *size)
-    side = 224
-    theirs = []
-    for picture in pixels:
-        tensor = picture.permute(2, 0, 1).float() / 255
-        scale = side / max(size)
+def hps_pixels(pixels, side, antialias):
+    """hpsv2's transform: to a tensor, to the longest side, black around it, CLIP's mean and deviation."""
+    prepared = []
+    for picture in pil(pixels):
+        tensor = vision.to_tensor(picture)
+        scale = side / max(picture.size)
         if scale != 1:
-            new = [round(d * scale) for d in size]
-            tensor = vision.resize(tensor, new, v2.InterpolationMode.BICUBIC, antialias=True)
+            new = [round(length * scale) for length in tensor.shape[1:]]
+            tensor = vision.resize(tensor, new, vision.InterpolationMode.BICUBIC, antialias=antialias)
             down, right = side - new[0], side - new[1]
             tensor = vision.pad(tensor, [right // 2, down // 2, right - right // 2, down - down // 2])
-        theirs.append(vision.normalize(tensor, MEAN, STD))
-    ours = hps.preparation()(pixels.permute(0, 3, 1, 2))
-    torch.testing.assert_close(ours, torch.stack(theirs), rtol=1e-4, atol=1e-4)
+        prepared.append(vision.normalize(tensor, MEAN, STD))
+    return torch.stack(prepared)
 
 
-def test_the_longest_side_says_what_it_does():
-    assert str(LongestSide(224)) == "float antialiased bicubic to a longest side of 224, black around it"
-
-
-@pytest.mark.parametrize("version", ["v2.0", "v2.1"])
-def test_hps_is_100_times_the_cosine_of_its_own_weights(tmp_path, monkeypatch, version):
-    with tiny_model(tmp_path) as tiny:
-        model, _, tag = tiny.partition("/")
-        monkeypatch.setattr(hps, "MODEL", model)
-        monkeypatch.setattr(hps, "ROOTS", tag)
-        monkeypatch.setattr(hps, "TAG", tiny)
-        monkeypatch.setattr(hps, "SIDE", 32)
-        network = clip_network(model).eval()
-        network.load_state_dict(random_state(network) | {}, strict=False)
-        path = tmp_path / "HPS.pt"
-        torch.save({"epoch": 1, "state_dict": network.state_dict()}, path)
-        metric = metrics.load(f"hps:{version}")
-        ours = scored(metric, images(), PROMPTS, networks(**{f"hps_{version}": path}))
-        tokens = hps.Hps(version).tokenizer(PROMPTS)
-        pixels = hps.preparation()(images().permute(0, 3, 1, 2))
-        with torch.no_grad():
-            theirs = 100 * (network.encode_image(pixels, True) * network.encode_text(tokens, True)).sum(1)
-        assert metric.cut(PROMPTS) == 0
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
-    assert metric.needs_prompts and metric.higher_is_better
-
-
-def test_the_two_versions_of_hps_share_no_feed():
-    assert metrics.load("hps:v2.0").feed != metrics.load("hps:v2.1").feed
-
-
-# ---- PickScore
-
-SMALL = {
-    "text_config": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 2,
-        "hidden_act": "gelu",
-        "projection_dim": 16,
-        "eos_token_id": 49407,
-    },
-    "vision_config": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 2,
-        "patch_size": 56,
-        "hidden_act": "gelu",
-        "projection_dim": 16,
-    },
-    "projection_dim": 16,
-}
-
-
-def test_pick_score_is_the_logit_of_transformers_own_clip(tmp_path, monkeypatch):
-    from koala.models.tokenizers import clip_tokenizer
-
-    monkeypatch.setattr(pick_score.PickScore, "towers", SMALL)
-    monkeypatch.setattr(pick_score.PickScore, "dim", 16)
-    theirs = CLIPModel(CLIPConfig(**SMALL)).eval()
-    theirs.load_state_dict(random_state(theirs, 3), strict=False)
-    nn.init.constant_(theirs.logit_scale, 4.6)
-    path = tmp_path / "model.safetensors"
-    save_file({key: tensor.contiguous() for key, tensor in theirs.state_dict().items()}, path)
-    ours = scored(metrics.load("pick_score"), images(), PROMPTS, networks(pick_score_v1=path))
-    tokens = clip_tokenizer("<|endoftext|>", 77)(PROMPTS, padding="max_length", truncation=True, return_tensors="pt")
-    pixels = metrics.load("pick_score").feed.preparation(images().permute(0, 3, 1, 2))
+def hps_scores(network, tokens, pixels, side, antialias):
+    """100 x the cosine, by open_clip's network."""
     with torch.no_grad():
-        logits = theirs(input_ids=tokens.input_ids, pixel_values=pixels).logits_per_image.diagonal()
-    torch.testing.assert_close(ours, logits, rtol=1e-4, atol=1e-3)
+        seen = network.encode_image(hps_pixels(pixels, side, antialias), normalize=True)
+        return 100 * (seen * network.encode_text(tokens, normalize=True)).sum(dim=1)
 
 
-# ---- ImageReward
+@pytest.mark.parametrize("antialias", RESIZES.values())
+@pytest.mark.parametrize("size", SIZES)
+def test_hps_prepares_images_as_the_authors_transform_does(size, antialias):
+    pixels = images(2, *size)
+    ours = hps.preparation(antialias)(pixels.permute(0, 3, 1, 2))
+    torch.testing.assert_close(ours, hps_pixels(pixels, 224, antialias), rtol=1e-4, atol=1e-4)
 
 
-class TimmBlock(nn.Module):
-    """A block of the vision transformer that BLIP's own code has, spelled out."""
-
-    def __init__(self, width, heads):
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
-        self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)})
-        self.heads = heads
-
-    def forward(self, x):
-        n, tokens, width = x.shape
-        qkv = self.attn["qkv"](self.norm1(x)).view(n, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        weights = (qkv[0] @ qkv[1].mT * (width // self.heads) ** -0.5).softmax(-1)
-        x = x + self.attn["proj"]((weights @ qkv[2]).transpose(1, 2).reshape(n, tokens, width))
-        return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
-
-
-class TimmVision(nn.Module):
-    """The vision transformer with the names that BLIP's own checkpoints have."""
-
-    def __init__(self, width, layers, heads, side=224, patch=16):
-        super().__init__()
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, width, patch, patch)})
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, (side // patch) ** 2 + 1, width))
-        self.blocks = nn.ModuleList([TimmBlock(width, heads) for _ in range(layers)])
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-
-    def forward(self, pixels):
-        patches = self.patch_embed["proj"](pixels).flatten(2).mT
-        x = torch.cat([self.cls_token.expand(len(pixels), -1, -1), patches], dim=1) + self.pos_embed
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
-
-
-def reward_model(vision_plan, text_plan, dtype=torch.float32):
-    """The parts of ImageReward with random weights, and its state dict under the authors' names."""
-    width = vision_plan["hidden_size"]
-    eye = TimmVision(width, vision_plan["num_hidden_layers"], vision_plan["num_attention_heads"]).eval()
-    reader = BlipTextModel(BlipTextConfig(**text_plan), add_pooling_layer=False).eval()
-    head = Head().eval()
-    state = {}
-    for prefix, part, seed in (("blip.visual_encoder.", eye, 1), ("blip.text_encoder.", reader, 2), ("mlp.", head, 3)):
-        size = 3 if part is head else 1
-        own = {key: (size * tensor).to(dtype) for key, tensor in random_state(part, seed).items()}
-        part.load_state_dict({key: tensor.float() for key, tensor in own.items()}, strict=False)
-        state |= {prefix + key: tensor for key, tensor in own.items()}
-    extras = {
-        "blip.vision_proj.weight": torch.zeros(2, 2),
-        "blip.text_encoder.embeddings.position_ids": torch.arange(512),
-    }
-    return eye, reader, head, state | extras
+def test_the_two_resizes_differ_and_say_so():
+    pixels = images(1, 512, 512)
+    now, before = (hps_pixels(pixels, 224, antialias) for antialias in RESIZES.values())
+    assert (now - before).abs().max() > 0.5
+    assert str(LongestSide(224)) == "float antialiased bicubic to a longest side of 224, black around it"
+    assert str(LongestSide(224, antialias=False)).startswith("float bicubic without antialias to a longest side of 224")
 
 
 @pytest.fixture
-def vocabulary(tmp_path):
-    """A tokenizer's file with BERT's special tokens and few words."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "apple", "on", "blue", "table", "two", "dogs"]
-    tokenizer = Tokenizer(models.WordPiece({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    path = tmp_path / "tokenizer.json"
-    tokenizer.save(str(path))
-    return path
+def tiny_hps(tmp_path, monkeypatch):
+    """A network that stands for ViT-H-14, and the checkpoint's file as training leaves it."""
+    with tiny_model(tmp_path, tag={"quick_gelu": False}) as tiny:
+        monkeypatch.setattr(hps, "MODEL", tiny.partition("/")[0])
+        monkeypatch.setattr(hps, "ROOTS", tiny.partition("/")[2])
+        monkeypatch.setattr(hps, "TAG", tiny)
+        monkeypatch.setattr(hps, "SIDE", 32)
+        network = clip_network(hps.MODEL, quick_gelu=False)
+        network.load_state_dict(random_state(network))
+        torch.save({"epoch": 1, "state_dict": network.state_dict()}, tmp_path / "HPS.pt")
+        yield network, tmp_path / "HPS.pt"
 
 
-def expected_reward(eye, reader, head, pixels, token_ids):
-    prepared = torch.stack(
-        [
-            vision.normalize(
-                v2.functional.center_crop(
-                    vision.resize(picture, [224], v2.InterpolationMode.BICUBIC, antialias=True), [224]
-                ).float()
-                / 255,
-                MEAN,
-                STD,
-            )
-            for picture in pixels.permute(0, 3, 1, 2)
-        ]
-    )
-    mask = (token_ids != 0).long()
-    with torch.no_grad():
-        seen = eye(prepared)
-        states = reader(
-            input_ids=token_ids,
-            attention_mask=mask,
-            encoder_hidden_states=seen,
-            encoder_attention_mask=torch.ones(seen.shape[:2]),
-        )
-        value = head.layers(states.last_hidden_state[:, 0]).squeeze(1)
-    return (value - 0.16717362830052426) / 1.0333394966054072
+@pytest.mark.parametrize("end", RESIZES)
+@pytest.mark.parametrize("version", hps.VARIANTS)
+def test_hps_is_100_times_the_cosine_of_its_own_weights(tiny_hps, version, end):
+    network, path = tiny_hps
+    metric, pixels = metrics.load(f"hps:{version}{end}"), images(3, 61, 50)
+    ours = scored(metric, pixels, PROMPTS, networks({f"hps-{version}": path}))
+    tokens = hps.Hps(version).tokenizer(PROMPTS)
+    torch.testing.assert_close(ours, hps_scores(network, tokens, pixels, 32, RESIZES[end]), rtol=1e-4, atol=1e-3)
+    assert ours.std() > 0.1
+    assert metric.cut([*PROMPTS, "word " * 40]) == 1
 
 
-def check_reward(tmp_path, vocabulary, vision_plan, text_plan, monkeypatch, dtype):
-    monkeypatch.setattr(image_reward, "VISION", vision_plan)
-    monkeypatch.setattr(image_reward, "TEXT", text_plan)
-    eye, reader, head, state = reward_model(vision_plan, text_plan, dtype)
-    path = tmp_path / "ImageReward.pt"
-    torch.save(state, path)
-    metric = metrics.load("image_reward")
-    nets = networks(image_reward=path, minilm_tokenizer=vocabulary)
-    ours = scored(metric, images(3, 448, 448), PROMPTS, nets)
-    ids = torch.zeros(3, 35, dtype=torch.long)
-    for row, words in enumerate(([2, 4, 5, 6, 7, 4, 8, 9, 3], [2, 10, 11, 3], [2, 10, 11, 3])):
-        ids[row, : len(words)] = torch.tensor(words)
-    theirs = expected_reward(eye, reader, head, images(3, 448, 448), ids)
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-3)
-    assert float(ours.std()) > 0.02
-    assert metric.cut([*PROMPTS, "red " * 40]) == 1
+def test_versions_and_resizes_of_hps_share_no_feed():
+    feeds = {metrics.load(name).feed for name in metrics.names() if name.startswith("hps")}
+    assert len(feeds) == 4
 
 
-def test_image_reward_is_blips_own_forward_in_small(tmp_path, vocabulary, monkeypatch):
-    small = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
-    text = {**image_reward.TEXT, "encoder_hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 40}
-    check_reward(tmp_path, vocabulary, {**image_reward.VISION, **small}, text, monkeypatch, torch.float32)
-
-
-@pytest.mark.fullsize
-@pytest.mark.proves("metric", name="image_reward", weights="random")
-def test_image_reward_at_its_real_size(tmp_path, vocabulary, monkeypatch):
-    check_reward(tmp_path, vocabulary, image_reward.VISION, image_reward.TEXT, monkeypatch, torch.float16)
-
-
-def test_another_networks_file_is_refused(tmp_path, vocabulary):
-    path = tmp_path / "ImageReward.pt"
-    torch.save({"blip.visual_encoder.cls_token": torch.zeros(1, 1, 8)}, path)
-    with pytest.raises(KoalaError, match="does not fit"):
-        metrics.load("image_reward").load(networks(image_reward=path, minilm_tokenizer=vocabulary))
-
-
-# ---- at their real size
+def test_a_network_with_a_tensor_less_is_not_that_of_hps(tiny_hps):
+    network, path = tiny_hps
+    torch.save({"state_dict": {k: v for k, v in network.state_dict().items() if k != "text_projection"}}, path)
+    with pytest.raises(KoalaError, match=f"{re.escape(str(path))} does not fit: 1 tensor is missing: text_projection"):
+        scored(metrics.load("hps:v2.1"), images(), PROMPTS, networks({"hps-v2.1": path}))
 
 
 @GATED
 @pytest.mark.fullsize
 @pytest.mark.proves("metric", name=("hps:v2.0", "hps:v2.1"), weights="random")
+@pytest.mark.proves("metric", name=("hps:v2.0-aliased", "hps:v2.1-aliased"), weights="random")
 @pytest.mark.proves("extractor", name=("hps:v2.0", "hps:v2.1"), weights="random")
-@pytest.mark.parametrize("version", ["v2.0", "v2.1"])
-def test_hps_at_its_real_size(tmp_path, version):
-    from eval.extractors.clip import _network
+@pytest.mark.parametrize("version", hps.VARIANTS)
+def test_hps_at_its_real_size(tmp_path, version, freed):
+    path, pixels = tmp_path / "HPS.pt", images(2, 300, 256)
+    with torch.device("meta"):
+        skeleton = open_clip.create_model(hps.MODEL, load_weights=False, device="meta")
+    assert sum(parameter.numel() for parameter in skeleton.parameters()) == VIT_H_PARAMS
+    torch.save({"state_dict": random_state(skeleton, torch.float16)}, path)
+    network = clip_network(hps.MODEL, quick_gelu=False)
+    network.load_state_dict(torch.load(path, mmap=True)["state_dict"])
+    tokens = hps.Hps(version).tokenizer(PROMPTS[:2])
+    wanted = {end: hps_scores(network, tokens, pixels, 224, antialias) for end, antialias in RESIZES.items()}
+    del network
+    freed()
+    nets = networks({f"hps-{version}": path})
+    for end, theirs in wanted.items():
+        ours = scored(metrics.load(f"hps:{version}{end}"), pixels, PROMPTS[:2], nets)
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-3)
+    assert (wanted[""] - wanted["-aliased"]).abs().max() > 0.01
+    path.unlink()
 
-    skeleton = _network(hps.MODEL, hps.ROOTS, torch.float32)
-    state = {key: tensor.half() for key, tensor in sized(skeleton).items()}
-    path = tmp_path / "HPS_compressed.pt"
-    torch.save({"state_dict": state}, path)
-    assert sum(tensor.numel() for tensor in skeleton.parameters()) == 986_109_441
-    nets = networks(**{f"hps_{version}": path})
-    ours = scored(metrics.load(f"hps:{version}"), images(2, 256, 256), PROMPTS[:2], nets)
-    assert ours.shape == (2,) and torch.isfinite(ours).all() and ours.abs().max() <= 100
+
+# ---- PickScore
+
+_SMALL_TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "hidden_act": "gelu",
+    "projection_dim": 16,
+}
+SMALL = {
+    "text_config": {**_SMALL_TOWER, "eos_token_id": 49407},
+    "vision_config": {**_SMALL_TOWER, "patch_size": 56},
+    "projection_dim": 16,
+}
+LONG = "word " * 90
+TEXTS = ["a red apple on a blue table", "déjà vu: 猫 &amp; “dogs”", LONG]
+
+
+def pick_logits(network, pixels, prompts):
+    """The logit of each image and its prompt, as the model card computes it with transformers."""
+    seen = CLIPImageProcessorPil()(images=pil(pixels), return_tensors="pt")
+    read = clip_tokenizer("<|endoftext|>")(prompts, padding=True, truncation=True, max_length=77, return_tensors="pt")
+    with torch.no_grad():
+        return network(**read, **seen).logits_per_image.diagonal()
+
+
+def write_as_transformers_did(network, path, dtype=torch.float32):
+    """The network's weights with the tables of positions that releases of 2023 saved too."""
+    places = torch.arange(77).expand(1, -1).contiguous()
+    positions = {f"{part}.embeddings.position_ids": places.clone() for part in ("text_model", "vision_model")}
+    save_file(random_state(network, dtype) | positions, path)
+
+
+@pytest.mark.parametrize("size", [size for size in SIZES if max(size) < 448])
+def test_pick_score_prepares_images_as_transformers_processor_does(size):
+    pixels = images(2, *size)
+    theirs = CLIPImageProcessorPil()(images=pil(pixels), return_tensors="pt").pixel_values
+    torch.testing.assert_close(pick_score.preparation()(pixels.permute(0, 3, 1, 2)), theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def tiny_pick(tmp_path, monkeypatch):
+    """transformers' CLIP in small, and its file."""
+    monkeypatch.setattr(pick_score.PickScore, "towers", SMALL)
+    monkeypatch.setattr(pick_score.PickScore, "dim", 16)
+    network = CLIPModel(CLIPConfig(**SMALL)).eval()
+    write_as_transformers_did(network, tmp_path / "model.safetensors")
+    network.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=False)
+    return network, tmp_path / "model.safetensors"
+
+
+def test_pick_score_is_the_logit_of_transformers_own_clip(tiny_pick):
+    network, path = tiny_pick
+    metric, pixels = metrics.load("pick_score"), images(3, 227, 224)
+    ours = scored(metric, pixels, TEXTS, networks({"pick-score-v1": path}))
+    torch.testing.assert_close(ours, pick_logits(network, pixels, TEXTS), rtol=1e-4, atol=1e-3)
+    assert ours.std() > 0.1
+
+
+def test_prompts_that_pick_score_cuts_are_counted():
+    metric = metrics.load("pick_score")
+    assert metric.cut(TEXTS) == 1
+    assert metric.cut(["dog " * 75, "dog " * 76]) == 1, "75 words and the two markers are 77 tokens"
+    assert metric.cut([]) == 0
+
+
+def test_a_network_of_another_width_is_not_that_of_pick_score(tiny_pick):
+    network, path = tiny_pick
+    save_file(random_state(network) | {"text_projection.weight": torch.zeros(8, 32)}, path)
+    with pytest.raises(
+        KoalaError, match=r"does not fit: 1 tensor is of another shape: text_projection.weight \(8, 32\)"
+    ):
+        metrics.load("pick_score").load(networks({"pick-score-v1": path}))
 
 
 @GATED
 @pytest.mark.fullsize
 @pytest.mark.proves("metric", name="pick_score", weights="random")
 @pytest.mark.proves("extractor", name="pick_score", weights="random")
-def test_pick_score_at_its_real_size(tmp_path):
+def test_pick_score_at_its_real_size(tmp_path, freed):
+    path, pixels = tmp_path / "model.safetensors", images(2, 300, 256)
     with torch.device("meta"):
-        skeleton = CLIPModel(CLIPConfig(**pick_score.PickScore.towers))
-    assert sum(parameter.numel() for parameter in skeleton.parameters()) == 986_109_441
-    path = tmp_path / "model.safetensors"
-    save_file({key: tensor.half() for key, tensor in sized(skeleton).items()}, path)
-    ours = scored(metrics.load("pick_score"), images(2, 256, 256), PROMPTS[:2], networks(pick_score_v1=path))
-    assert ours.shape == (2,) and torch.isfinite(ours).all()
-
-
-def sized(skeleton):
-    """Random tensors of a skeleton's shapes, made one after the other."""
-    noise = torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
-    found = {}
-    for key, tensor in skeleton.state_dict().items():
-        if tensor.is_floating_point():
-            n = tensor.numel()
-            values = noise.repeat(-(-n // len(noise)))[:n].view(tensor.shape)
-            found[key] = (values * (tensor[0].numel() ** -0.5 if tensor.dim() > 1 else 0.1)).clone()
-    return found
+        network = CLIPModel(CLIPConfig(**pick_score.PickScore.towers)).eval()
+    assert sum(parameter.numel() for parameter in network.parameters()) == VIT_H_PARAMS
+    write_as_transformers_did(network, path, torch.float16)
+    network = network.to_empty(device="cpu")
+    for part in (network.text_model, network.vision_model):
+        places = part.embeddings.position_ids
+        places.copy_(torch.arange(places.shape[1]))
+    network.load_state_dict(load_file(path), strict=False)
+    wanted = pick_logits(network, pixels, TEXTS[1:])
+    del network
+    freed()
+    ours = scored(metrics.load("pick_score"), pixels, TEXTS[1:], networks({"pick-score-v1": path}))
+    torch.testing.assert_close(ours, wanted, rtol=1e-3, atol=2e-3)
+    path.unlink()

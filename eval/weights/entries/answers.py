@@ -1,7 +1,9 @@
 """Networks that answer questions about an image, and what reads text in it."""
 
-from eval.weights.file import Package, WeightFile
+from eval.weights.file import Package, WeightFile, checkpoints
+from koala.models.spec import HubFile
 
+_BLIP = "model_base_vqa_capfilt_large.pth"
 _OCR = ("rapidocr-onnxruntime", "1.4.4", "rapidocr_onnxruntime/models")
 
 
@@ -38,5 +40,31 @@ FILES: tuple[WeightFile, ...] = (
         "v2 classifier of upside-down text",
         "e47acedf663230f8863ff1ab0e64dd2d82b838fceb5957146dab185a89d6215c",
         585_532,
+    ),
+    WeightFile(
+        name="blip-vqa-capfilt-large",
+        file=_BLIP,
+        what="BLIP that answers questions, base with CapFilt-L at 480 pixels",
+        licence="BSD-3-Clause (salesforce/BLIP)",
+        sha256=None,  # found in no public source
+        url=lambda: f"https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/{_BLIP}",
+        caches=checkpoints(_BLIP),  # timm puts what it downloads where torch.hub does
+    ),
+    WeightFile(
+        name="clip-flant5-xl",
+        file="pytorch_model.bin",
+        what="CLIP-FlanT5 XL, bf16: its eye, projector and T5",
+        licence="Apache-2.0 (linzhiqiu/CLIP-FlanT5)",
+        sha256=None,
+        hub=HubFile("zhiqiulin/clip-flant5-xl", "pytorch_model.bin"),
+    ),
+    WeightFile(
+        name="flan-t5-tokenizer",
+        file="spiece.model",
+        what="Flan-T5's SentencePiece model",
+        licence="Apache-2.0",
+        sha256="d60acb128cf7b7f2536e8f38a5b18a05535c9e14c7a355904270e15b0945ea86",
+        size_bytes=791_656,
+        hub=HubFile("google/flan-t5-xl", "spiece.model"),
     ),
 )
