@@ -19,10 +19,17 @@ IN_PACKAGES = [file for file in FILES if file.package]
 WITH_ADDRESS = [file for file in FILES if file.url]
 
 
+# Of these no public source states one; a copy is verified only in the hub's own cache.
+WITHOUT_HASH = {"blip-vqa-capfilt-large", "clip-flant5-xl", "mask2former-swin-s-coco"}
+
+
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
 def test_every_listed_file_has_a_hash_a_size_and_somewhere_to_come_from(file):
-    assert re.fullmatch("[0-9a-f]{64}", file.sha256)
-    assert file.size_bytes > 0 and file.licence and fetchable(file)
+    if file.name in WITHOUT_HASH:
+        assert file.sha256 is None
+    else:
+        assert re.fullmatch("[0-9a-f]{64}", file.sha256) and file.size_bytes > 0
+    assert file.licence and fetchable(file)
     assert table.get(file.name) is file
 
 
@@ -95,7 +102,7 @@ def test_the_openai_tags_are_the_conversions_in_safetensors():
     [
         (
             "inception-v3",
-            r"unknown weight file 'inception-v3' \(did you mean 'inception-v3-fid'\?\); known: alexnet, clip/",
+            r"unknown weight file 'inception-v3' \(did you mean 'inception-v3-fid'\?\); known: alexnet, blip-vqa-capfilt-large, clip/",
         ),
         ("clip/ViT-L-14/openia", r"did you mean 'clip/ViT-L-14/openai'"),
         ("clip/ViT-L-15/openai", r"known: .*clip/ViT-L-14/PRETRAINED"),
