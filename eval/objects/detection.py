@@ -7,8 +7,10 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool
-from torch import Tensor
+from torch import Tensor, nn
 
+from koala.models.weights.checkpoint import Checkpoint
+from koala.models.weights.fill import fit
 from koala.types import Images
 
 # COCO's 80 classes in the order of its annotations, four of them by the names that GenEval gives them
@@ -65,3 +67,13 @@ class Detector(Protocol):
     def find(self, images: Images, threshold: float) -> list[list[Detection]]:
         """For each image what was found with at least that score, the surest first."""
         ...
+
+
+@torch.no_grad()
+def filled(network: nn.Module, file: Path, device: torch.device) -> nn.Module:
+    """The network with the file's tensors, for inference; buffers that no file holds stay as the network made them."""
+    checkpoint = Checkpoint((file,))
+    targets = network.state_dict()
+    for theirs, ours in fit(network, checkpoint).items():
+        targets[ours].copy_(checkpoint.tensor(theirs))
+    return network.eval().requires_grad_(False).to(device)

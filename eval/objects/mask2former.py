@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 
-from eval.objects.detection import CLASSES, Detection, Detector
-from koala.models.weights.checkpoint import Checkpoint
-from koala.models.weights.fill import fit
+from eval.objects.detection import CLASSES, Detection, Detector, filled
 from koala.types import Images
 
 SIDE = 384  # what transformers' post-processing scales masks to, for all of these models
@@ -34,12 +32,7 @@ class Mask2Former(Detector):
         from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, Mask2FormerImageProcessor
 
         network = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(num_labels=len(CLASSES), **self.config))
-        checkpoint = Checkpoint((file,))
-        names, targets = fit(network, checkpoint), network.state_dict()
-        with torch.no_grad():
-            for theirs, ours in names.items():
-                targets[ours].copy_(checkpoint.tensor(theirs))
-        self._network: Any = network.eval().requires_grad_(False).to(device)
+        self._network: Any = filled(network, file, device)
         self._processor: Any = Mask2FormerImageProcessor(size={"height": SIDE, "width": SIDE})
         self._device = device
 

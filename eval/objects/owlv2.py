@@ -12,9 +12,7 @@ import torch
 from open_clip import SimpleTokenizer
 
 from eval.metric import Setting
-from eval.objects.detection import Detection
-from koala.models.weights.checkpoint import Checkpoint
-from koala.models.weights.fill import fill
+from eval.objects.detection import Detection, filled
 from koala.types import Images
 
 SIDE, TOKENS = 960, 16
@@ -44,11 +42,8 @@ class Owlv2:
         from transformers import Owlv2Config, Owlv2ForObjectDetection, Owlv2ImageProcessor
 
         config = Owlv2Config(text_config=dict(TEXT), vision_config=dict(VISION), projection_dim=PROJECTION)
-        with torch.device("meta"):
-            network = Owlv2ForObjectDetection(config)
-        self._network: Any = fill(network, Checkpoint((file,)), device)
-        _restore_box_bias(self._network, device)
-        side = self._network.config.vision_config.image_size
+        self._network: Any = filled(Owlv2ForObjectDetection(config), file, device)
+        side = config.vision_config.image_size
         self._processor: Any = Owlv2ImageProcessor(size={"height": side, "width": side})
         self._tokens = SimpleTokenizer(context_length=TOKENS)
         self._device = device
@@ -69,13 +64,6 @@ class Owlv2:
             outputs, threshold=THRESHOLD, target_sizes=[tuple(images.shape[1:3])] * len(images)
         )
         return [_detections(result, pair) for result, pair in zip(results, names, strict=True)]
-
-
-def _restore_box_bias(network: Any, device: torch.device) -> None:
-    """Compute where boxes are without the head's word: no buffer, so that nothing moved it from the meta device."""
-    rows, columns = network.num_patches_height, network.num_patches_width
-    with torch.device(device):
-        network.box_bias = network.compute_box_bias(rows, columns)
 
 
 def _detections(result: Mapping[str, Any], names: tuple[str, str]) -> list[Detection]:
