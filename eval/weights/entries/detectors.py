@@ -13,4 +13,13 @@ FILES: tuple[WeightFile, ...] = (
         hub=HubFile("facebook/mask2former-swin-small-coco-instance", "model.safetensors"),
         also=("pytorch_model.bin",),
     ),
+    WeightFile(
+        name="owlv2-base-patch16-ensemble",
+        file="pytorch_model.bin",
+        what="OWLv2 base, its ensemble of weights, at 960 pixels",
+        licence="Apache-2.0",
+        sha256="69feda8b53b1c9e2a85ae756bf58c120c3c1b4b4a4d97d4876578c1809a63d76",
+        hub=HubFile("google/owlv2-base-patch16-ensemble", "pytorch_model.bin"),
+        also=("model.safetensors",),
+    ),
 )
