@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from eval.extractors import inception
 from eval.extractors.inception import CONVENTIONS
 from eval.features import FeatureSet
 from eval.metrics.fid import VARIANTS as FID
@@ -48,7 +49,7 @@ def our_numbers(one, other, loaded):
     numbers["kid:tf, subsets of half"] = Kid("tf", subset_size=n // 2).compute(*sets["tf"]).value
     fewer = first(sets["clean"][1], 2 * n // 3)  # then it draws at random
     numbers["kid:clean, two thirds"] = Kid("clean").compute(sets["clean"][0], fewer).value
-    score = InceptionScore()
+    score = InceptionScore(inception.FEEDS["tf"])
     score.load(loaded)
     numbers["inception_score:tf"] = score.compute(sets["tf"][0], None).value
     return numbers
