@@ -2,9 +2,9 @@
 
 `compbench_complex:DETECTOR` is the mean of attributes (BLIP-VQA, as `compbench_attributes`) and of where objects stand
 (by a detector, where the benchmark has UniDet), of what they do (the cosine of CLIP ViT-B-32 of openai with the prompt
-without its adjectives), or of both: which of them, the benchmark's files say for its 300 validation prompts, and the
-prompt's words say here, to the same result. As in its code, "on top of" is looked for and never holds. Read it by the
-suite's tags: it is made for complex prompts alone.
+without its adjectives), or of both. Which of them, the benchmark's files say for its 300 validation prompts; here the
+prompt's words say it, alike as far as reading both side by side shows. As in its code, "on top of" is looked for and
+never holds. Read it by the suite's tags: it is made for complex prompts alone.
 """
 
 from collections.abc import Mapping, Sequence

@@ -26,7 +26,7 @@ _AXES: Mapping[str, tuple[int, int]] = {
 }
 _RELATIONS = (*_BESIDE, *_AXES, "on top of")  # in its code's order; it looks for the last one, which never holds
 _TOLD = re.compile(rf"an? ([\w-]+) ({'|'.join(_RELATIONS)}) an? ([\w-]+)\.?", re.IGNORECASE)
-# What its complex prompts are sorted into files by: these words put 300 validation prompts where its files have them
+# Its files sort the 300 complex prompts for validation; read side by side with them, these words sort them alike
 _PLACES = r"(next to|near|on top of|on the (left|right|top|bottom) of|on side of|below the)\b"
 _SPATIAL = re.compile(rf"\b(is|are|was|were) {_PLACES}", re.IGNORECASE)
 _BOTH = re.compile(rf"\b{_PLACES}", re.IGNORECASE)
