@@ -89,7 +89,8 @@ def generate(run: Run, us: Processes, console: Console) -> dict[Part, list[Path]
             start=StartLatents(start) if start else None,
         )
         todo = pictures(suite, part.images_per_prompt, protocol.seed)
-        wanted = variants(axes, us.device, console.print)
+        with us.first_before_others():
+            wanted = variants(axes, us.device, console.print)
         galleries[part] = fill(Drawing(wanted, todo, run.batch_size, run.folder / part.suite), us, console)
     return galleries
 
@@ -114,6 +115,7 @@ def score_all(run: Run, galleries: dict[Part, list[Path]], how: Scoring, progres
     """Score each part by its metrics, as far as they can be computed; problems, a line each."""
     problems = []
     reference = Reference(how.reference) if how.reference else None
+    networks = Networks(Weights(how.weights), torch.device(how.device))  # loaded once for all parts
     for part, folders in galleries.items():
         sets = [images for folder in folders for images in read_sets(folder)]
         job = Job(
@@ -121,7 +123,7 @@ def score_all(run: Run, galleries: dict[Part, list[Path]], how: Scoring, progres
             metrics=(*part.metrics, *run.also),
             reference=reference,
             out=run.folder,
-            networks=Networks(Weights(how.weights), torch.device(how.device)),
+            networks=networks,
             batch_size=how.batch_size,
             workers=how.workers,
             all_of_them=False,

@@ -47,6 +47,13 @@ class Protocol:
 
 
 _PER_IMAGE = "the paper seeds the noise of a batch; here each image has a seed of its own, so that other noise is drawn"
+_COMPBENCH = (
+    "compbench_attributes",
+    "compbench_spatial:owlv2-base",
+    "compbench_complex:owlv2-base",
+    "clip_score:compbench",
+)
+_DETECTOR = "T2I-CompBench looks for objects with UniDet, which does not run here: OWLv2 in its place is another number"
 
 PROTOCOLS: dict[str, Protocol] = {
     "koala": Protocol(
@@ -54,14 +61,15 @@ PROTOCOLS: dict[str, Protocol] = {
         source="https://arxiv.org/abs/2312.04005",
         parts=(
             Part("hpsv2", ("hps:v2.0", "hps:v2.1", "hps:v2.0-aliased", "hps:v2.1-aliased")),
-            Part("t2i-compbench-plus", ("compbench_attributes", "clip_score:compbench"), images_per_prompt=10),
+            Part("t2i-compbench-plus", _COMPBENCH, images_per_prompt=10),
         ),
         benchmark="hpsv2",
         left_open=(
             "neither the version of HPS nor the torchvision that resized its images is stated: all four are computed",
             "the checklist counts 2,400 images for HPSv2, whose benchmark has 3,200 prompts: all are drawn",
             "which of T2I-CompBench's scores enter its mean is not stated; 24,000 images are 8 categories of 3,000; "
-            "its scores of spatial relations, numbers and complex prompts are not computed",
+            "those of numbers and 3-D relations are not computed",
+            _DETECTOR,
         ),
     ),
     "bk-sdm": Protocol(
@@ -147,10 +155,10 @@ PROTOCOLS: dict[str, Protocol] = {
     "compbench": Protocol(
         title="T2I-CompBench (Huang et al., NeurIPS 2023)",
         source="https://github.com/Karine-Huang/T2I-CompBench",
-        parts=(Part("t2i-compbench", ("compbench_attributes", "clip_score:compbench"), images_per_prompt=10),),
+        parts=(Part("t2i-compbench", _COMPBENCH, images_per_prompt=10),),
         benchmark="t2i-compbench",
         left_open=(
-            "its scores of spatial relations (by UniDet) and of complex prompts are not computed",
+            _DETECTOR,
             "each score is of its own categories, which the tables by tag show apart",
             "recipes and seeds are each model's own; a fixed seed is asked for, not which",
         ),

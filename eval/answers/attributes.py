@@ -8,13 +8,13 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from eval.answers import blip, phrases
+from eval.answers import blip, blip_parts, phrases
 from eval.answers.blip import Answers, Blip
 from eval.metric import Setting
 from eval.networks import Networks
 from koala.types import Images, Scores
 
-WEIGHTS = (blip.FILE, blip.TOKENIZER)
+WEIGHTS = (blip.FILE, blip_parts.TOKENIZER)
 PACKAGES = ("spacy", phrases.PIPELINE)
 EXTRA, EXTRA_STEP = "compbench", f"python -m spacy download {phrases.PIPELINE}"
 _IMAGES = 8  # seen at once

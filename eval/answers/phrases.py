@@ -20,7 +20,7 @@ _DROPPED = re.compile(r'[.!"()*#:;~]')
 
 def noun_phrases(prompts: Sequence[str]) -> list[list[str]]:
     """The noun phrases of each prompt, in order."""
-    return [[str(chunk) for chunk in parsed.noun_chunks] for parsed in _pipeline().pipe(list(prompts))]
+    return [[str(chunk) for chunk in parsed.noun_chunks] for parsed in pipeline().pipe(list(prompts))]
 
 
 def questions(phrases: Sequence[str]) -> list[str]:
@@ -38,7 +38,8 @@ def pipeline_version() -> str | None:
 
 
 @cache
-def _pipeline() -> Any:
+def pipeline() -> Any:
+    """spaCy's pipeline; a `KoalaError` where it cannot be read."""
     import spacy
 
     try:

@@ -115,11 +115,8 @@ def _draw(options: Options, suite: "Suite", folder: Path, us: "Processes", conso
         options.dtype,
     )
     todo = pictures(suite, options.images_per_prompt, options.seed)
-    if not us.first:
-        us.wait()  # the first one hashes gigabytes of weights, and what it finds is remembered
-    wanted = variants(axes, us.device, console.print)
-    if us.first:
-        us.wait()
+    with us.first_before_others():  # gigabytes of weights are hashed once, and remembered
+        wanted = variants(axes, us.device, console.print)
     if any(variant.settings.weights == "random" for variant in wanted):
         console.print("random weights: the images will be noise")
     return fill(Job(wanted, todo, options.batch_size, folder), us, console)

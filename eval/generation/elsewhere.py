@@ -46,8 +46,10 @@ def take(images: Path, suite: Suite, folder: Path, console: Console) -> Path:
     """The gallery `folder` with the images below `images` in it, each with its prompt, tags and expectations."""
     if not _NAME.fullmatch(folder.name):
         raise KoalaError(f"{folder.name!r} is no name for a gallery; letters, digits, dots and dashes make one")
-    (found,) = sets if len(sets := read_sets(images)) == 1 else (_refuse_several(images, sets),)
-    matches = matched(found, suite)
+    sets = read_sets(images)
+    if len(sets) > 1:
+        raise KoalaError(f"{images} holds {len(sets)} sets ({first_few(s.name for s in sets)}); give one of them")
+    matches = matched(sets[0], suite)
     side = _common_size(matches)
     with Gallery(folder) as gallery, Writer(gallery) as writer:
         finished, taken = {_key(row) for row in gallery.rows()}, 0
@@ -161,10 +163,6 @@ def _refuse_twice(matches: Sequence[Match]) -> None:
                 "a metadata.csv with file_name and text tells them apart"
             )
         files[key] = match.item.file
-
-
-def _refuse_several(images: Path, sets: Sequence[ImageSet]) -> ImageSet:
-    raise KoalaError(f"{images} holds {len(sets)} sets ({first_few(s.name for s in sets)}); give one of them")
 
 
 def _common_size(matches: Sequence[Match]) -> tuple[int, int] | None:

@@ -31,6 +31,15 @@ class Processes:
         """The number of this process's own manifest; None where it is alone."""
         return self.rank if self.count > 1 else None
 
+    @contextmanager
+    def first_before_others(self) -> Iterator[None]:
+        """The first process goes through the block, then the others: what it remembers on disk they need not make."""
+        if not self.first:
+            self.wait()
+        yield
+        if self.first:
+            self.wait()
+
     def wait(self) -> None:
         """Return when all of them are here."""
         if self._state is not None:

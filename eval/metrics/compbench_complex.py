@@ -86,7 +86,7 @@ class CompbenchComplex(ImageMetric):
 
 def tagged_words(prompts: Sequence[str]) -> list[list[Word]]:
     """The words of each prompt with their parts of speech, as spaCy tells them."""
-    return [[(word.text, word.pos_) for word in parsed] for parsed in phrases._pipeline().pipe(list(prompts))]
+    return [[(word.text, word.pos_) for word in parsed] for parsed in phrases.pipeline().pipe(list(prompts))]
 
 
 VARIANTS = {"owlv2-base": partial(CompbenchComplex, Owlv2)}

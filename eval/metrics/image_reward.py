@@ -5,14 +5,12 @@ the state of the first token into a reward, less the mean and over the deviation
 is cut to 35 tokens. The authors' package (image-reward 1.5) adds two tokens to BERT's, which no prompt holds.
 """
 
-import json
-import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from eval.answers.blip_parts import TOKENIZER, bert_tokenizer, eye_name
 from eval.extractors import hps
 from eval.extractors.minilm import cut_to
 from eval.feed import Preparation
@@ -20,12 +18,11 @@ from eval.metric import ImageMetric, Setting
 from eval.metrics.aesthetic import Head
 from eval.networks import Networks
 from eval.preparation import CenterCrop, PilResize
-from koala.errors import KoalaError
 from koala.models.weights.checkpoint import Checkpoint, Renamed
 from koala.models.weights.fill import fill
 from koala.types import Features, Images, Scores
 
-FILE, TOKENIZER = "image-reward", "minilm-tokenizer"  # MiniLM's tokenizer is that of BERT, uncased
+FILE = "image-reward"
 MEAN, DEVIATION = 0.16717362830052426, 1.0333394966054072  # as the authors' package has them
 TOKENS, SIDE = 35, 224
 _BATCH = 16
@@ -48,17 +45,6 @@ TEXT: Mapping[str, Any] = {
     "hidden_act": "gelu",
 }
 _SPECIAL = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102}  # where BERT, uncased, has them
-# timm's names of a vision transformer's tensors, and those of transformers
-_VISION_NAMES = (
-    (r"^cls_token$", "embeddings.class_embedding"),
-    (r"^pos_embed$", "embeddings.position_embedding"),
-    (r"^patch_embed\.proj\.", "embeddings.patch_embedding."),
-    (r"^norm\.", "post_layernorm."),
-    (r"^blocks\.(\d+)\.norm([12])\.", r"encoder.layers.\1.layer_norm\2."),
-    (r"^blocks\.(\d+)\.attn\.qkv\.", r"encoder.layers.\1.self_attn.qkv."),
-    (r"^blocks\.(\d+)\.attn\.proj\.", r"encoder.layers.\1.self_attn.projection."),
-    (r"^blocks\.(\d+)\.mlp\.", r"encoder.layers.\1.mlp."),
-)
 
 
 class ImageReward(ImageMetric):
@@ -83,10 +69,10 @@ class ImageReward(ImageMetric):
             vision = BlipVisionModel(BlipVisionConfig(**VISION))
             text = BlipTextModel(BlipTextConfig(**TEXT), add_pooling_layer=False)
             head = Head()
-        self._vision: Any = fill(vision, _part(file, "blip.visual_encoder.", _VISION_NAMES), device)
+        self._vision: Any = fill(vision, _part(file, "blip.visual_encoder.", eye_name), device)
         self._text: Any = fill(text, _part(file, "blip.text_encoder."), device)
         self._head: Any = fill(head, _part(file, "mlp."), device)
-        self._tokenizer = cut_to(_tokenizer(networks.weights.find(TOKENIZER).path), TOKENS)
+        self._tokenizer = cut_to(bert_tokenizer(networks.weights.find(TOKENIZER).path, _SPECIAL), TOKENS)
         self._device = device
 
     def score(self, images: Images | Features, prompts: Sequence[str]) -> Scores:
@@ -116,30 +102,10 @@ class ImageReward(ImageMetric):
         return (self._head.layers(states[:, 0].float()).squeeze(1) - MEAN) / DEVIATION
 
 
-def _tokenizer(path: Path) -> Any:
-    """The file's tokenizer; a `KoalaError` where it is none with BERT's tokens."""
-    from tokenizers import Tokenizer
-
-    try:
-        vocabulary = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
-        odd = [word for word, token in _SPECIAL.items() if vocabulary[word] != token]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise KoalaError(f"{path} is no tokenizer with BERT's tokens ({type(error).__name__}: {error})") from error
-    if odd:
-        raise KoalaError(f"{path} is no tokenizer with BERT's tokens: others stand for {', '.join(odd)}")
-    return Tokenizer.from_file(str(path))
-
-
-def _part(file: Checkpoint, prefix: str, names: Sequence[tuple[str, str]] = ()) -> Renamed:
-    """The tensors below `prefix`, under their new names; a table of positions is none."""
-    found = {}
-    for key in file.shapes:
-        if key.startswith(prefix) and not key.endswith("position_ids"):
-            name = key.removeprefix(prefix)
-            for old, new in names:
-                name = re.sub(old, new, name)
-            found[name] = file.tensor(key)
-    return Renamed(f"{file}, {prefix}*", found)
+def _part(file: Checkpoint, prefix: str, name: Callable[[str], str] = str) -> Renamed:
+    """The tensors below `prefix`, as `name` calls them; a table of positions is none."""
+    keys = [key for key in file.shapes if key.startswith(prefix) and not key.endswith("position_ids")]
+    return Renamed(f"{file}, {prefix}*", {name(key.removeprefix(prefix)): file.tensor(key) for key in keys})
 
 
 METRIC = ImageReward

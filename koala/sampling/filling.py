@@ -1,5 +1,7 @@
 """What a user sees while a gallery fills: paths on stdout; progress, remarks and warnings on stderr."""
 
+import signal
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,8 +36,9 @@ def fill(
     printed: list[Path] = []
 
     def say(path: Path) -> None:
-        print(path, flush=True)
-        printed.append(path)
+        with uninterrupted():  # else a path is printed that is not known to be, and printed again
+            print(path, flush=True)
+            printed.append(path)
 
     if before:
         console.print(f"{before} of {len(pictures)} images are there already", markup=False)
@@ -82,6 +85,22 @@ def tell_difference(row: Row, console: Console) -> None:
             f"{difference['max_absolute_levels']} at most (PSNR {difference['psnr_db']:.1f} dB)"
         )
     console.print(f"{row['profile']} {words}", markup=False)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until the block has ended; in the main thread, which alone hears it."""
+    heard: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if heard and before is not signal.SIG_IGN:
+            raise KeyboardInterrupt
 
 
 @contextmanager

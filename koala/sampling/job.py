@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -91,15 +91,11 @@ class Model:
 
     settings: Settings
     prompts: Sequence[str] = ()  # all that will be asked for, which are encoded once
-    profile: Profile = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.profile = self.settings.profile
 
     @cached_property
     def sampler(self) -> Sampler:
         """The loaded model."""
-        return loaded(self.settings, self.profile)
+        return loaded(self.settings, self.settings.profile)
 
     @cached_property
     def encodings(self) -> Encodings:
@@ -226,9 +222,7 @@ class Comparison:
         if image is None:
             self._result = {**self._subject(), "reason": reason}
             return
-        drawn = next(
-            (row for row in rows if image_key(row) == image_key(settings.row(picture.prompt, picture.seed))), None
-        )
+        drawn = next((row for row in rows if image_key(row) == _key(settings, picture)), None)
         if drawn:
             self._result = {**self._subject(), **image_difference(image, _read(gallery.folder / drawn["file"]))}
         self._eager = image
@@ -236,8 +230,7 @@ class Comparison:
     def result(self, batch: Sequence[Picture], images: np.ndarray) -> dict[str, Any] | None:
         """The difference, which the first batch tells."""
         if self._result is None and self._eager is not None:
-            place = [one[:2] for one in batch].index(self._picture[:2])
-            image = images[place]
+            image = images[[one[:2] for one in batch].index(self._picture[:2])]
             self._result = {**self._subject(), **image_difference(self._eager, image)}
         return self._result
 

@@ -111,8 +111,8 @@ def test_the_score_goes_from_the_file_at_its_real_size_to_a_product_of_answers(t
     ("content", "said"),
     [
         ({"model": {"visual_encoder.cls_token": torch.zeros(1, 1, 64)}}, "missing"),
-        ({"model": [1]}, "holds no tensors below"),
-        (b"not a checkpoint", "not a whole torch checkpoint"),
+        ({"model": [1]}, "holds no tensors by name"),
+        (b"not a checkpoint", "blip.pth is damaged, or holds objects other than tensors"),
     ],
 )
 def test_a_file_of_something_else_is_an_error_that_names_it(tmp_path, small, content, said):

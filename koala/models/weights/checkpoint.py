@@ -15,7 +15,7 @@ from koala.errors import KoalaError
 
 _TORCH = (".bin", ".pt", ".pth", ".ckpt")
 ENDINGS = (".safetensors", *_TORCH)
-_NESTED = "state_dict"  # where a training checkpoint has its weights
+_NESTED = ("state_dict", "model")  # where a training checkpoint has its weights
 
 
 @runtime_checkable
@@ -95,12 +95,17 @@ def _open_safetensors(path: Path) -> Iterator[tuple[str, tuple[int, ...], Callab
 
 def _open_torch(path: Path) -> Iterator[tuple[str, tuple[int, ...], Callable[[], Tensor]]]:
     found = _load(path)
-    tensors = found.get(_NESTED, found) if isinstance(found, Mapping) else found
+    tensors = _nested(found) if isinstance(found, Mapping) else found
     if not isinstance(tensors, Mapping) or not any(isinstance(value, Tensor) for value in tensors.values()):
         raise KoalaError(f"{path} holds no tensors by name")
     for key, value in tensors.items():
         if isinstance(value, Tensor):
             yield str(key), tuple(value.shape), partial(_itself, value)
+
+
+def _nested(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The mapping of weights that a trainer wrote below a name; `found` itself where it wrote none."""
+    return next((found[name] for name in _NESTED if isinstance(found.get(name), Mapping)), found)
 
 
 def _load(path: Path) -> Any:
