@@ -32,6 +32,7 @@ def metric_row(name: str, metric: Metric, found: Mapping[str, Found]) -> Row:
         "level": level(metric),
         "higher_is_better": metric.higher_is_better,
         "substitute": metric.substitute,
+        **({"partial": True} if metric.partial else {}),
         "verified": verified,
         **decides,
     }

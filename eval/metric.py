@@ -33,6 +33,7 @@ class Metric(Protocol):
     extra_step: str = ""  # what to run then, where the package index does not have all of them
     substitute: bool = False  # stands in, with features that work offline, for a standard metric; never bears its name
     needs_prompts: bool = False
+    partial: bool = False  # by its nature without a score for some prompts; of other metrics a missing score is a fault
     balanced_over: str | None = None  # a tag: the mean is that of its values' means, as GenEval's over its six tasks
     version: int = 1  # part of its identity: raised by whoever makes `score` or `compute` give other numbers
 
@@ -62,6 +63,7 @@ class ImageMetric(Metric, Protocol):
 class ExpectationMetric(Metric, Protocol):
     """Scores each image by what a machine can check of its prompt (`eval.suite.Expectations`)."""
 
+    partial: bool = True
     needs_expectations: bool = True  # False: a prompt may say it itself
 
     def score_expected(

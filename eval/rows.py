@@ -3,7 +3,8 @@
 All stand in one file of JSON lines, `rows.jsonl`, beside `environment` lines (`koala/harness/records.py`):
 
 - `metric`: `id`, `metric` ("fid:clean"), `label` (as printed: "fid:clean[unverified]"), `level` ("image", "group" or
-  "set"), `higher_is_better`, `substitute`, `extractor`, `preparation`, `dtype`, `weights` (file -> sha256), `verified`,
+  "set"), `higher_is_better`, `substitute`, `partial` (true where some
+  prompts have no score by its nature), `extractor`, `preparation`, `dtype`, `weights` (file -> sha256), `verified`,
   `settings`, `version` and `feed_version` (of our code). The id is a digest of all that decides a score; rows of
   unlike ids are never compared.
 - `set`: `id`, `name`, `path`, `settings` (the fields of `koala.sampling.gallery.SETTINGS`; empty for a plain folder),

@@ -6,7 +6,7 @@ otherwise.
 
 import re
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -20,7 +20,7 @@ _DROPPED = re.compile(r'[.!"()*#:;~]')
 
 def noun_phrases(prompts: Sequence[str]) -> list[list[str]]:
     """The noun phrases of each prompt, in order."""
-    return [[str(chunk) for chunk in parsed.noun_chunks] for parsed in pipeline().pipe(list(prompts))]
+    return [[str(chunk) for chunk in parsed(prompt).noun_chunks] for prompt in prompts]
 
 
 def questions(phrases: Sequence[str]) -> list[str]:
@@ -35,6 +35,12 @@ def pipeline_version() -> str | None:
         return version(PIPELINE)
     except PackageNotFoundError:
         return None
+
+
+@lru_cache(maxsize=1024)
+def parsed(prompt: str) -> Any:
+    """The prompt as spaCy reads it, once for all that ask and whatever is read beside it."""
+    return pipeline()(prompt)
 
 
 @cache

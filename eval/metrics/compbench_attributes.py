@@ -18,7 +18,7 @@ class CompbenchAttributes(ImageMetric):
     """How sure BLIP is of all noun phrases."""
 
     higher_is_better = True
-    needs_prompts = True
+    needs_prompts = partial = True
     weights = attributes.WEIGHTS
     packages = attributes.PACKAGES
     extra, extra_step = attributes.EXTRA, attributes.EXTRA_STEP

@@ -31,7 +31,7 @@ class CompbenchComplex(ImageMetric):
     """The mean of what a prompt says of attributes, places and actions."""
 
     higher_is_better = True
-    needs_prompts = True
+    needs_prompts = partial = True
     packages = attributes.PACKAGES
     extra, extra_step = attributes.EXTRA, attributes.EXTRA_STEP
 
@@ -86,7 +86,7 @@ class CompbenchComplex(ImageMetric):
 
 def tagged_words(prompts: Sequence[str]) -> list[list[Word]]:
     """The words of each prompt with their parts of speech, as spaCy tells them."""
-    return [[(word.text, word.pos_) for word in parsed] for parsed in phrases.pipeline().pipe(list(prompts))]
+    return [[(word.text, word.pos_) for word in phrases.parsed(prompt)] for prompt in prompts]
 
 
 VARIANTS = {"owlv2-base": partial(CompbenchComplex, Owlv2)}

@@ -22,7 +22,7 @@ class CompbenchSpatial(ImageMetric):
     """Where two objects stand, by one detector."""
 
     higher_is_better = True
-    needs_prompts = True
+    needs_prompts = partial = True
 
     def __init__(self, detector: type[Owlv2]):
         self._detector = detector()

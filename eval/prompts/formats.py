@@ -14,8 +14,8 @@ from eval.prompts.entry import File
 from eval.prompts.expects import expectations
 from eval.suite import Prompt, counted
 from koala.errors import KoalaError, UnknownName
+from koala.harness.files import read_text
 
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -28,22 +28,6 @@ def read(path: Path, file: File) -> list[Prompt]:
 
 def _tagged(prompt: Prompt, file: File) -> Prompt:
     return Prompt(prompt.text, {**file.tags, **prompt.tags, **counted(prompt.expects)}, prompt.expects, prompt.id)
-
-
-def text_of(path: Path) -> str:
-    """What is in a UTF-8 file, with or without a byte order mark; every line ends with a line feed."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise KoalaError(f"cannot read {path}: {error.strerror}") from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        looks = "looks like UTF-16" if data.startswith(_UTF16) else "is not UTF-8"
-        raise KoalaError(f"{path} {looks} (byte {error.start}); save it as UTF-8") from error
-    if "\0" in text:
-        raise KoalaError(f"{path} holds null characters, as a file in UTF-16 or a binary one does; save it as UTF-8")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def prompt_text(value: Any, where: str) -> str:
@@ -69,7 +53,7 @@ def require_printable(prompt: Prompt, where: str) -> Prompt:
 
 def _lines(path: Path, file: File) -> Iterator[Prompt]:
     """One prompt a line; the last line may be empty."""
-    lines = text_of(path).rstrip("\n").split("\n")
+    lines = read_text(path).rstrip("\n").split("\n")
     for number, line in enumerate(lines, start=1):
         yield Prompt(prompt_text(line, f"{path}, line {number}"))
 
@@ -77,7 +61,7 @@ def _lines(path: Path, file: File) -> Iterator[Prompt]:
 def table_rows(path: Path, quoted: bool = True, strict: bool = False) -> Iterator[tuple[str, list[str]]]:
     """The rows of a table, its header first, each with its place for an error; tabs or commas by the file's ending."""
     separator = "\t" if path.suffix.lower() == ".tsv" else ","
-    lines = io.StringIO(text_of(path), newline="")
+    lines = io.StringIO(read_text(path), newline="")
     split = partial(csv.reader, lines, delimiter=separator, strict=strict)
     reader = split() if quoted else split(quoting=csv.QUOTE_NONE)
     try:
@@ -117,7 +101,7 @@ def _place(header: Sequence[str], column: str | int | None, path: Path) -> int:
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a file of JSON lines, each with its place for an error."""
-    for number, line in enumerate(text_of(path).split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             where = f"{path}, line {number}"
             yield where, _object(_parsed(line, where), where)
@@ -138,7 +122,7 @@ def _object(value: Any, where: str) -> dict[str, Any]:
 
 def _json_list(path: Path, file: File) -> Iterator[Prompt]:
     """HPSv2's: a list of texts; image i of a style is called 0000i there."""
-    found = _parsed(text_of(path), str(path))
+    found = _parsed(read_text(path), str(path))
     if not isinstance(found, list):
         raise KoalaError(f"{path} holds no JSON list")
     for place, value in enumerate(found):
@@ -160,7 +144,7 @@ def _coco_captions(path: Path, file: File) -> Iterator[Prompt]:
 
     Those with the smallest sha256 of "koala-bench COCO ID", in the order of ids.
     """
-    found = _object(_parsed(text_of(path), str(path)), str(path))
+    found = _object(_parsed(read_text(path), str(path)), str(path))
     first: dict[int, Any] = {}
     try:
         for caption in sorted(found["annotations"], key=lambda caption: caption["id"]):
@@ -181,7 +165,7 @@ def _text_folder(path: Path, file: File) -> Iterator[Prompt]:
     if not path.is_dir():
         raise KoalaError(f"{path} is a file and should be a folder of .txt files")
     for text in sorted(path.glob("*.txt"), key=lambda text: (len(text.stem), text.stem)):
-        yield Prompt(prompt_text(text_of(text), str(text)), id=text.stem)
+        yield Prompt(prompt_text(read_text(text), str(text)), id=text.stem)
 
 
 FORMATS: dict[str, Callable[[Path, File], Iterator[Prompt]]] = {

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from eval.prompts.entry import File
 from eval.prompts.expects import expectations
-from eval.prompts.formats import json_lines, prompt_text, read, require_printable, table_rows, text_of
+from eval.prompts.formats import json_lines, prompt_text, read, require_printable, table_rows
 from eval.suite import Prompt, Suite, counted
 from koala.errors import KoalaError
+from koala.harness.files import read_text
 
 ENDINGS = (".txt", ".csv", ".tsv", ".jsonl", ".toml")
 COLUMNS = ("prompt", "text", "caption", "prompts")  # whatever the case of their letters
@@ -35,7 +36,7 @@ def own_suite(path: Path) -> Suite:
 
 
 def _lines(path: Path) -> Iterator[Prompt]:
-    for line in text_of(path).split("\n"):
+    for line in read_text(path).split("\n"):
         if line.strip():
             yield Prompt(prompt_text(line, str(path)))
 

@@ -73,7 +73,8 @@ def _whole_rows(scored: Scored, known: Records) -> tuple[list[Row], list[str]]:
             continue
         if not known.environments.get(line["environment"] or ""):
             raise KoalaError(f"a row of {plain(line['name'])} names an environment that its file does not hold")
-        if reason := _lack(line, scored.sets[key].get("n")):
+        partial = bool(scored.metrics[line["metric_id"]].get("partial"))
+        if reason := _lack(line, scored.sets[key].get("n"), partial):
             remarks.append(f"{plain(line['name'])}, {line['label']}: {reason}; not published")
             continue
         row = scored.estimates.get((key, line["metric_id"], line["reference_content"], "set"))
@@ -96,9 +97,11 @@ def _obstacle(scored: Scored, key: SetKey, row: Row) -> str | None:
     return f"{images} images have a row and the set holds {n}" if images > n else None
 
 
-def _lack(line: dict[str, Any], images: int | None) -> str | None:
-    """Why one number of a set is not published."""
-    if line["value"] is None or line["without_score"] or (line["level"] == "image" and line["n"] != images):
+def _lack(line: dict[str, Any], images: int | None, partial: bool) -> str | None:
+    """Why one number of a set is not published; the images without a score of a `partial` metric are no fault."""
+    asked = line["n"] + line["without_score"] if partial else line["n"]
+    missing = line["without_score"] and not partial
+    if line["value"] is None or missing or (line["level"] == "image" and asked != images):
         return "not every image has a score"
     return "images of its reference could not be read" if line["reference_unreadable"] else None
 
@@ -121,6 +124,7 @@ def _mean_row(line: dict[str, Any]) -> Row:
         "interval": interval if line["low"] is not None else None,
         "n": int(line["n"]),
         "n_prompts": None if line["n_prompts"] is None else int(line["n_prompts"]),
+        "without_score": int(line["without_score"]),
         "n_reference": None,
         "reference": None,
         "detail": {},

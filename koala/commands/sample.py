@@ -9,6 +9,7 @@ import tyro
 from koala.errors import KoalaError
 from koala.harness import environment
 from koala.harness.cli import stderr_console
+from koala.harness.files import read_text
 from koala.harness.nvml import Nvml
 from koala.models import zoo
 from koala.models.spec import ModelSpec, Recipe
@@ -143,13 +144,7 @@ def chosen_pictures(options: Options) -> "list[Picture]":
 
 def read_prompts(path: Path) -> list[str]:
     """The lines of a UTF-8 file that are not blank."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise KoalaError(f"cannot read the prompts in {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise KoalaError(f"{path} is not UTF-8 (byte {error.start}); save it in that encoding") from error
-    return [line.strip() for line in text.split("\n") if line.strip()]
+    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
 
 
 def chosen_size(spec: ModelSpec, options: Options) -> tuple[int, int]:

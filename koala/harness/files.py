@@ -9,6 +9,8 @@ from typing import Any
 
 from koala.errors import KoalaError
 
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
 
 def sha256_of(path: Path) -> str:
     """The sha256 of a file's bytes, in hex, read from beginning to end."""
@@ -17,6 +19,22 @@ def sha256_of(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise KoalaError(f"cannot read {path}: {error.strerror}") from error
+
+
+def read_text(path: Path) -> str:
+    """What is in a UTF-8 file, with or without a byte order mark; every line ends with a line feed."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise KoalaError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        looks = "looks like UTF-16" if data.startswith(_UTF16) else "is not UTF-8"
+        raise KoalaError(f"{path} {looks} (byte {error.start}); save it as UTF-8") from error
+    if "\0" in text:
+        raise KoalaError(f"{path} holds null characters, as a file in UTF-16 or a binary one does; save it as UTF-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -123,6 +123,23 @@ def test_a_metric_without_a_score_for_every_image_stays_behind(tmp_path):
     assert all(set(row["scores"]) == {CLIP["id"]} for row in lines(tmp_path, "image"))
 
 
+def test_a_metric_that_says_nothing_of_some_prompts_is_published_with_their_number(tmp_path):
+    legible = metric_row("7e7", "text_accuracy", partial=True)
+    rows = [image_row(KOALA, i, {"7e7": None if i < 5 else 0.5}, started_at=LATER) for i in range(8)]
+    assert published(tmp_path, legible, *rows, KOALA).remarks == []
+    publish([tmp_path / "results/quality/rows.jsonl"], tmp_path / "again")
+    for folder in ("results", "again"):
+        (line,) = pd.read_csv(tmp_path / folder / "quality/quality.csv").to_dict("records")
+        assert (line["value"], line["n"], line["without_score"]) == (0.5, 3, 5)
+
+
+def test_a_partial_metric_that_has_not_seen_every_image_stays_behind(tmp_path):
+    legible = metric_row("7e7", "text_accuracy", partial=True)
+    rows = [image_row(KOALA, i, {"7e7": 0.5} if i < 5 else {}) for i in range(8)]
+    with pytest.raises(KoalaError, match="not every image has a score"):
+        published(tmp_path, legible, *rows, KOALA)
+
+
 def test_published_rows_stay_and_newer_ones_of_the_same_key_count(tmp_path):
     published(tmp_path, *whole())
     other = set_row("other")

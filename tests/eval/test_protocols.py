@@ -192,3 +192,8 @@ def test_the_published_numbers_of_a_protocol_are_its_benchmarks_alone():
         own = PUBLISHED[PUBLISHED["benchmark"] == protocols.get(name).benchmark]
         computed = {metric for part in protocols.get(name).parts for metric in part.metrics}
         assert computed & set(own["metric"]), "none of its numbers could stand beside ours"
+
+
+def test_the_commands_help_lists_every_protocol_that_can_be_run():
+    runnable = ", ".join(name for name, protocol in protocols.PROTOCOLS.items() if not protocol.obstacle)
+    assert f'"""{runnable}."""' in Path(command.__file__).read_text(encoding="utf-8")

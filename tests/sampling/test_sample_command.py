@@ -257,7 +257,7 @@ MISTAKES = {
     "unknown dtype 'fp7'": ("a cat", "--dtype", "fp7"),
     "not both": ("a cat", "--resolution", 64, "--height", 64),
     "multiples of 8 pixels, which 60 is not": ("a cat", "--resolution", 60),
-    "cannot read the prompts": ("--prompts", "no-such-file.txt"),
+    "cannot read no-such-file.txt": ("--prompts", "no-such-file.txt"),
     "not valid UTF-8": ("a \udce9 cat",),
 }
 
