@@ -142,7 +142,7 @@ def test_the_full_size_koala_700m_is_finite_in_bf16():
     spec = zoo.get("koala-700m")
     unet = load(spec, "cpu", "bf16", parts=("unet",)).unet
     with torch.inference_mode():
-        output = unet(**unet_inputs(spec, 256, 1, torch.bfloat16, torch.device("cpu")), return_dict=False)[0]
+        output = unet(**unet_inputs(spec, 64, 1, torch.bfloat16, torch.device("cpu")), return_dict=False)[0]
     assert output.isfinite().all()
     assert 0.1 < output.float().std() < 10
 
