@@ -155,7 +155,7 @@ def _obstacle(name: str, metric: Metric, there: Situation) -> Unavailable | None
         )
         return Unavailable(name, reason)
     if isinstance(metric, GroupMetric) and there.without_groups:
-        reason = f"it needs two images of a prompt (several seeds), which {there.without_groups} does not have"
+        reason = f"it needs two images of a prompt (several seeds), of which there are none in {there.without_groups}"
         return Unavailable(name, reason)
     return _no_reference(name, metric, there) if isinstance(metric, SetMetric) else None
 
