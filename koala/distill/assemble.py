@@ -8,19 +8,24 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
+from koala.distill import few_steps
 from koala.distill.batch import Examples
 from koala.distill.config import INHERIT, Run
+from koala.distill.data.beside import beside
 from koala.distill.data.cache import Cache
 from koala.distill.data.captions import Captions
 from koala.distill.data.encoding import Preparation, preparation_for
 from koala.distill.data.on_the_fly import OnTheFly
+from koala.distill.data.pairs import KIND
 from koala.distill.data.sources import open_source
+from koala.distill.dmd2 import PAIRS, REAL
 from koala.distill.dropout import without_captions
 from koala.distill.finetune import FineTuning, Watch
 from koala.distill.kd import Distillation, Weights, check_teacher
 from koala.distill.lora import TEXT_TARGETS, CaptionFineTuning, add_adapters
 from koala.distill.matching import Pair, pairs
 from koala.distill.objective import Objective
+from koala.distill.regression import Regression
 from koala.errors import KoalaError
 from koala.models import zoo
 from koala.models.conditioning import ClipConditioner
@@ -42,6 +47,7 @@ class Models:
 
     student: ModelSpec
     teacher: ModelSpec | None
+    critic: ModelSpec | None = None  # of a generator of few steps
     pairs: tuple[Pair, ...] = ()  # of features that are compared
 
     @property
@@ -67,19 +73,25 @@ def models_of(run: Run) -> Models:
     student = zoo.get(run.student)
     student = replace(student, resolution=run.resolution or student.resolution)
     student.check_side(student.resolution)
+    if run.timesteps:
+        student = replace(student, recipe=few_steps.recipe(run))
     teacher = zoo.get(run.teacher) if run.teacher else None
     matched: tuple[Pair, ...] = ()
+    critic = None
     if teacher:
         check_teacher(teacher, student)
         if run.student_weights == INHERIT:
             _check_inheritance(run, teacher, student)
         matched = pairs(run.features, run.location, teacher.unet, student.unet)
+        if run.follows:
+            critic = zoo.get(run.critic) if run.critic else teacher
+            check_teacher(critic, student)
     elif run.features:
         raise KoalaError("there are --features to compare and no --teacher to compare them with")
     text = run.lora_rank and not teacher and run.on_the_fly and isinstance(student.conditioning, ClipText)
     if run.lora_text and not text:
         raise KoalaError("--lora-text needs --lora-rank, --on-the-fly, a model with CLIP text encoders and no teacher")
-    return Models(student, teacher, matched)
+    return Models(student, teacher, critic, matched)
 
 
 def _check_inheritance(run: Run, teacher: ModelSpec, student: ModelSpec) -> None:
@@ -113,6 +125,21 @@ def open_cache(run: Run, models: Models) -> Cache | None:
     return cache
 
 
+def open_others(run: Run, models: Models, data: Cache | None) -> dict[str, Cache]:
+    """Further caches that the run names, which fit its models: the GAN's real images, and pairs."""
+    found = {}
+    for name, folder in ((REAL, run.real), (PAIRS, run.pairs)):
+        if folder:
+            found[name] = cache = Cache(folder, run.seed)
+            cache.refuse_other(models.student, models.student.resolution)
+    pairs = found.get(PAIRS, data)
+    if run.regression_weight and (pairs is None or not pairs.index.settings.get("made") == KIND):
+        raise KoalaError("regression learns from pairs: give a cache of `python -m koala pairs`, by --pairs or --data")
+    if run.regression_weight and run.follows and data is not None:
+        found.setdefault(PAIRS, data)
+    return found
+
+
 def assemble(run: Run, device: torch.device, watch: Watch) -> Assembly:
     """The networks of the run, the student in fp32 and the teacher in the run's precision, and what trains them."""
     models = models_of(run)
@@ -142,9 +169,17 @@ def assemble(run: Run, device: torch.device, watch: Watch) -> Assembly:
         objective = CaptionFineTuning(models.student, unet, conditioner, **options)
     elif models.teacher is None:
         objective = FineTuning(models.student, unet, **options)
+    elif run.timesteps and models.critic is None:
+        objective = Regression(models.student, unet, run.timesteps[0], watch)
+    elif models.critic is not None:
+        named = models.student, models.teacher, models.critic
+        objective = few_steps.objective(run, *named, unet, examples.empty(), device, watch=watch)
     else:
         objective = _distillation(run, models, models.teacher, unet, device, options)
     examples = without_captions(examples, run.caption_dropout, run.seed)
+    others = open_others(run, models, cache)
+    examples = beside(examples, others, run.seed)
+    digest = " ".join([digest, *map(data_digest, others.values())])
     return Assembly(models, unet, conditioner, objective, examples, digest)
 
 

@@ -1,7 +1,7 @@
 """What one training step sees."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -25,6 +25,8 @@ class Batch:
     positions: tuple[int, ...]  # place of each row in the whole training, whichever process has it: seeds its noise
     keys: tuple[str, ...]  # names of the images, for messages
     captions: tuple[str, ...]  # what `condition` was made of; empty text where the caption was dropped
+    noise_seeds: tuple[int, ...] | None = None  # of the noise from which a model drew each; None: these are no pairs
+    others: Mapping[str, "Batch"] = field(default_factory=dict)  # of further data, by what it is used for
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
         """The batch on `device`, its floating point values in `dtype`."""
@@ -33,7 +35,8 @@ class Batch:
             return tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
 
         sizes = None if self.sizes is None else moved(self.sizes)
-        return replace(self, clean=moved(self.clean), condition=self.condition.map(moved), sizes=sizes)
+        others = {name: batch.to(device, dtype) for name, batch in self.others.items()}
+        return replace(self, clean=moved(self.clean), condition=self.condition.map(moved), sizes=sizes, others=others)
 
 
 @runtime_checkable

@@ -9,11 +9,12 @@ import tyro
 
 from koala.errors import KoalaError, first_few
 from koala.harness.files import write_whole
-from koala.harness.options import Names
+from koala.harness.options import Ints, Names
 
 FILE = "run.json"
 FOLDER = Path("runs/train")
 INHERIT = "inherit"
+NUM_TIMESTEPS = 1000  # of Stable Diffusion's noise schedule
 Location = Literal["bottom", "interleave", "up"]
 Schedule = Literal["constant", "cosine", "linear"]
 
@@ -42,6 +43,35 @@ class Run:
     """Of the difference between the two predictions."""
     feature_weight: float = 1.0
     """Of the summed differences between features."""
+
+    # ---- a generator of few steps, by distribution matching (DMD2)
+    timesteps: Ints = ()
+    """The generator's steps, the noisiest first; none: any number of steps, by the objectives above."""
+    critic: str = ""
+    """Model whose U-Net follows what the generator draws; default: the teacher."""
+    critic_weights: str = ""
+    """As --student-weights, or critic.safetensors of a checkpoint; default: where the critic is built like the student
+    or the teacher, the weights that it begins with."""
+    guidance: float = 8.0
+    """Guidance scale of the teacher."""
+    ratio: int = 5
+    """Updates of the critic for one of the generator."""
+    matching_weight: float = 1.0
+    """Of the distribution matching loss."""
+    gan_weight: float = 5e-3
+    """Of the GAN in the generator's loss."""
+    critic_gan_weight: float = 1e-2
+    """Of the GAN in the critic's loss; 0: the critic has no head."""
+    regression_weight: float = 0.0
+    """Of the distance to what the teacher draws from the same noise; alone it needs no critic."""
+    pairs: str = ""
+    """Cache of `python -m koala pairs` for that distance; default: --data."""
+    simulate: bool = True
+    """Later steps begin with what the generator draws in the earlier ones; else with noisy real images."""
+    real: str = ""
+    """Cache of the GAN's real images; default: the images of --data."""
+
+    # ---- adapters in the place of the weights (LoRA)
     lora_rank: int = 0
     """Train adapters of this rank in the place of the weights; 0: the weights."""
     lora_alpha: float = 0.0
@@ -151,8 +181,34 @@ class Run:
             raise KoalaError(f"--ema-decay is 0 or below 1, not {self.ema_decay:g}")
         if self.student_weights == INHERIT and not self.teacher:
             raise KoalaError("without a --teacher there is nothing to inherit: give --student-weights")
+        if self.timesteps:
+            self._check_few_steps()
+        elif self.critic or self.real or self.pairs or self.regression_weight:
+            raise KoalaError("--critic, --real, --pairs and --regression-weight are for few steps: give --timesteps")
         if self.global_batch % self.batch_size:
             raise KoalaError(f"--global-batch {self.global_batch} is no multiple of --batch-size {self.batch_size}")
+
+    def _check_few_steps(self) -> None:
+        steps = self.timesteps
+        if list(steps) != sorted(set(steps), reverse=True) or not 0 <= steps[-1] <= steps[0] < NUM_TIMESTEPS:
+            raise KoalaError(f"--timesteps fall from at most {NUM_TIMESTEPS - 1} to at least 0, unlike {steps}")
+        if not self.teacher:
+            raise KoalaError("a generator of few steps needs a --teacher")
+        if self.features:
+            raise KoalaError("--timesteps and --features belong to two objectives: leave one of them out")
+        if not (self.matching_weight or self.gan_weight or self.regression_weight):
+            raise KoalaError("nothing is learnt: neither matching nor the GAN nor regression has a weight")
+        if self.pairs and not self.regression_weight:
+            raise KoalaError("--pairs are learnt by --regression-weight, which is 0")
+        if self.precision == "fp16":
+            raise KoalaError("the GAN's gradients are too small for fp16, whose loss scale does not reach them: bf16")
+        if self.gan_weight and not self.critic_gan_weight:
+            raise KoalaError("a critic that does not learn to judge teaches nothing: give --critic-gan-weight too")
+
+    @property
+    def follows(self) -> bool:
+        """Whether a critic follows a generator of few steps."""
+        return bool(self.timesteps) and bool(self.matching_weight or self.gan_weight)
 
     @property
     def folder(self) -> Path:
@@ -183,9 +239,10 @@ class Run:
 
 
 _LEAST = {
-    **dict.fromkeys(("steps", "batch_size", "accumulation", "save_every", "keep", "log_every"), 1),
+    **dict.fromkeys(("steps", "batch_size", "accumulation", "save_every", "keep", "log_every", "ratio"), 1),
     **dict.fromkeys(("task_weight", "output_weight", "feature_weight", "lora_rank", "lora_alpha", "workers"), 0),
     **dict.fromkeys(("learning_rate", "warmup", "weight_decay", "clip_norm", "min_snr_gamma", "noise_offset"), 0),
+    **dict.fromkeys(("guidance", "matching_weight", "gan_weight", "critic_gan_weight", "regression_weight"), 0),
     **dict.fromkeys(("resolution", "seed", "sample_every", "global_batch"), 0),
 }
 

@@ -141,6 +141,12 @@ def read(path: Path) -> list[Row]:
     return rows
 
 
+def latest(rows: list[Row], network: str) -> dict[str, float]:
+    """What the newest row with losses of `network` says of them, without what is no number."""
+    known: Row = next((row["losses"][network] for row in reversed(rows) if network in row["losses"]), {})
+    return {name: value for name, value in known.items() if value is not None}
+
+
 def plot(rows: list[Row], path: Path) -> None:
     """Write a picture of all losses over the steps, one panel a network, to a PNG (or what `path` ends in)."""
     drawn = curves(rows)
@@ -152,8 +158,9 @@ def plot(rows: list[Row], path: Path) -> None:
             whole = "/" not in name  # parts of parts, as of each stage, are drawn thinner
             label, width = (name, 1.8) if whole else (name, 0.8)
             axes.plot(*zip(*points, strict=True), label=label, linewidth=width, alpha=1.0 if whole else 0.7)
-        if any(value > 0 for points in parts.values() for _, value in points):
-            axes.set_yscale("log")
+        values = [value for points in parts.values() for _, value in points]
+        if any(value > 0 for value in values):
+            axes.set_yscale("log" if min(values) >= 0 else "symlog")
         axes.set(title=network, xlabel="optimisation step", ylabel="mean loss since the row before")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -58,6 +58,37 @@ def min_snr_weights(signal_to_noise: PerImage, gamma: float, prediction: str = "
     raise UnknownName("kind of prediction", prediction, ("epsilon", "v_prediction", "sample"))
 
 
+def distribution_matching_gradient(sample: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+    """Where `sample` should not go: from the critic's idea of it to the teacher's (DMD2 section 3, DMD equation 8).
+
+    `real` and `fake` are the clean samples that teacher and critic see in the same noise. Each image's gradient is
+    divided by the mean size of what the teacher would change in it; what is no number counts as 0.
+    """
+    scale = (sample - real).abs().flatten(1).mean(1).reshape(-1, *[1] * (sample.ndim - 1))
+    return torch.nan_to_num((fake - real) / scale)
+
+
+def pull(sample: Tensor, gradient: Tensor) -> Scalar:
+    """A loss whose gradient in `sample` is `gradient` over the number of its elements: half of a mean square (DMD)."""
+    goal = (sample.detach().double() - gradient.double()).float()
+    return 0.5 * F.mse_loss(sample.float(), goal)
+
+
+def with_gradient(value: Scalar, sample: Tensor, gradient: Tensor) -> Scalar:
+    """`value`, with `gradient` in the place of its own with respect to `sample`."""
+    return value + ((sample - sample.detach()) * gradient).sum()
+
+
+def generator_gan_loss(fake: Tensor) -> Scalar:
+    """The non-saturating loss of who makes fakes, from the critic's logits of them (DMD2 section 4.3)."""
+    return F.softplus(-fake.float()).mean()
+
+
+def critic_gan_loss(fake: Tensor, real: Tensor) -> Scalar:
+    """The loss of who tells fakes (low logits) from real images (high ones), DMD2 section 4.3."""
+    return F.softplus(fake.float()).mean() + F.softplus(-real.float()).mean()
+
+
 class _MeanSquare(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:

@@ -49,8 +49,7 @@ def model_card(
     if ending.losses:
         rows = "\n".join(f"| {term} | {value:.6g} |" for term, value in ending.losses.items())
         sections.append(
-            f"Losses at the end (unweighted terms; means over the last interval of the log):\n\n"
-            f"| term | loss |\n|---|---|\n{rows}"
+            f"What the log says last (unweighted terms; means over an interval):\n\n| term | value |\n|---|---|\n{rows}"
         )
         sections.append("Losses do not tell how good the pictures are, as BK-SDM's authors say of theirs.")
     if curve:
@@ -96,12 +95,15 @@ def _summary(run: Run, student: ModelSpec, teacher: ModelSpec | None) -> str:
 
 def _usage(student: ModelSpec, unet_only: bool, run: Run) -> str:
     recipe = student.recipe
-    call = f"guidance_scale={recipe.guidance:g}, num_inference_steps={recipe.steps}"
+    steps = f"timesteps={list(recipe.timesteps)}" if recipe.timesteps else f"num_inference_steps={recipe.steps}"
+    call = f"guidance_scale={recipe.guidance:g}, {steps}"
     if run.lora_rank:
-        code = (
-            f'pipeline.load_lora_weights("PATH")  # into a pipeline of {student.name}\npipeline("a red apple", {call})'
-        )
-        return f'```python\n{code}\n```\n\n`python -m koala sample {run.student} "a red apple" --lora PATH`'
+        code = f'pipeline.load_lora_weights("PATH")  # into a pipeline of {student.name}\n'
+        if run.timesteps:
+            code += "pipeline.scheduler = diffusers.LCMScheduler.from_config(pipeline.scheduler.config)\n"
+            return f'```python\n{code}pipeline("a red apple", {call})\n```'
+        command = f'python -m koala sample {run.student} "a red apple" --lora PATH'
+        return f'```python\n{code}pipeline("a red apple", {call})\n```\n\n`{command}`'
     if unet_only:
         code = 'import diffusers\n\nunet = diffusers.UNet2DConditionModel.from_pretrained("PATH")'
     else:
@@ -136,13 +138,19 @@ def _training(run: Run, student: ModelSpec, teacher: ModelSpec | None, ending: E
         else "Weights here: the last step's",
         f"Captions dropped: {run.caption_dropout:.0%}",
     ]
-    if teacher:
-        compared = f" of {', '.join(run.features)} (layers: {run.location})" if run.features else ""
-        lines.append(
-            f"Loss: {run.task_weight:g} x task + {run.output_weight:g} x output + {run.feature_weight:g} x features"
-            f"{compared}"
+    return [*lines, _loss(run)] if teacher else lines
+
+
+def _loss(run: Run) -> str:
+    if run.timesteps:
+        return (
+            f"Loss: {run.matching_weight:g} x distribution matching (the teacher guided by {run.guidance:g}) + "
+            f"{run.gan_weight:g} x GAN, every {run.ratio} steps; at each the critic ({run.critic or run.teacher}): "
+            f"task + {run.critic_gan_weight:g} x GAN"
         )
-    return lines
+    compared = f" of {', '.join(run.features)} (layers: {run.location})" if run.features else ""
+    terms = f"{run.task_weight:g} x task + {run.output_weight:g} x output + {run.feature_weight:g} x features"
+    return f"Loss: {terms}{compared}"
 
 
 def _beside(run: Run, student: ModelSpec, teacher: ModelSpec | None) -> list[str]:
@@ -185,7 +193,9 @@ def _limits(run: Run, teacher: ModelSpec | None) -> list[str]:
     if teacher:
         lines.append("Which layers go is a heuristic found for SDXL and Stable Diffusion U-Nets.")
         lines.append(f"The teacher's licence holds for what is made of it: {teacher.license}.")
-    if not run.caption_dropout and not run.lora_rank:
+    if run.timesteps:
+        lines.append("It draws by these steps alone, without guidance; negative prompts do nothing.")
+    elif not run.caption_dropout and not run.lora_rank:
         lines.append("No caption was dropped in training: guidance rests on what the starting weights knew of it.")
     return [*lines, "It has not been evaluated by this card."]
 

@@ -39,9 +39,17 @@ def draw(
     Timesteps are uniform over the whole schedule (BK-SDM's training script). `noise_offset` is the spread of a
     constant that is added to the noise of each image and channel.
     """
-    noise = torch.stack([torch.randn(shape, generator=generator(seed, p, "noise")) for p in positions])
+    noise = normal(positions, seed, "noise", shape)
     if noise_offset:
-        constants = [torch.randn(shape[0], 1, 1, generator=generator(seed, p, "offset")) for p in positions]
-        noise += noise_offset * torch.stack(constants)
-    timesteps = [torch.randint(num_timesteps, (), generator=generator(seed, p, "timestep")) for p in positions]
-    return Draw(noise, torch.stack(timesteps))
+        noise += noise_offset * normal(positions, seed, "offset", (shape[0], 1, 1))
+    return Draw(noise, integers(positions, seed, "timestep", 0, num_timesteps))
+
+
+def normal(positions: Sequence[int], seed: int, stream: str, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal values in fp32, `shape` for each row."""
+    return torch.stack([torch.randn(shape, generator=generator(seed, p, stream)) for p in positions])
+
+
+def integers(positions: Sequence[int], seed: int, stream: str, low: int, high: int) -> Int[Tensor, "n"]:  # noqa: F821
+    """Uniform in [low, high), one for each row."""
+    return torch.stack([torch.randint(low, high, (), generator=generator(seed, p, stream)) for p in positions])

@@ -9,11 +9,14 @@ import torch
 
 from koala.distill.assemble import Models, models_of
 from koala.distill.config import INHERIT, Run
+from koala.distill.critic import gan_head
 from koala.distill.data.cache import INDEX, Cache
+from koala.distill.few_steps import judged_shape
 from koala.distill.lora import TEXT_TARGETS, add_adapters
 from koala.models.inherit import inherit
 from koala.models.load import DTYPES
 from koala.models.networks import count_params, meta_networks
+from koala.models.spec import ModelSpec
 
 _FP32 = 4  # bytes
 _MOMENTS = {"adamw": 8, "adamw8bit": 2}  # bytes of an optimizer's two moments
@@ -29,6 +32,7 @@ class Plan:
     student_params: int
     trained_params: int
     teacher_params: int
+    critic_params: int  # its head included
     inherited: int  # tensors
     fresh: int
     pairs: Mapping[str, int]  # by stage
@@ -66,7 +70,9 @@ class Plan:
             lines["tensors"] = f"{self.inherited} inherited, {self.fresh} fresh"
         else:
             lines["weights"] = run.student_weights
-        if models.teacher:
+        if models.critic:
+            lines |= self._few_steps(models.critic)
+        elif models.teacher:
             lines["pairs"] = f"{sum(self.pairs.values())} ({compared or 'no features'})"
         lines["resolution"] = f"{models.student.resolution} px"
         lines["batch"] = (
@@ -85,6 +91,16 @@ class Plan:
         )
         lines["out"] = str(run.folder)
         return lines
+
+    def _few_steps(self, critic: ModelSpec) -> dict[str, str]:
+        run = self.run
+        share = f"the generator learns at every {_ordinal(run.ratio)} step"
+        return {
+            "generator": f"{len(run.timesteps)} steps ({', '.join(map(str, run.timesteps))}), {share}",
+            "critic": f"{critic.name}, {self.critic_params:,} parameters",
+            "weights of the losses": f"matching {run.matching_weight:g}, GAN {run.gan_weight:g}, in the critic's "
+            f"{run.critic_gan_weight:g}; guidance {run.guidance:g}",
+        }
 
     def _data(self) -> str:
         if self.images is None:
@@ -106,16 +122,20 @@ def plan(run: Run, processes: int = 1) -> Plan:
         teacher_params = count_params(meta_networks(models.teacher, ("unet",))["unet"])
         if run.student_weights == INHERIT:
             inheritance = inherit(models.teacher.unet, models.student.unet)
-    averaged = _FP32 * trained if run.ema_decay else 0
-    moments = _MOMENTS[run.optimizer] * trained
+    critic = _critic_params(run, models)
+    averaged = _FP32 * (trained + critic) if run.ema_decay else 0
+    moments = _MOMENTS[run.optimizer]
     half = DTYPES[run.precision].itemsize
     memory = {
         "weights": _FP32 * held,
         "gradients": _FP32 * trained,
-        "optimizer": moments,
+        "optimizer": moments * trained,
+        "critic": _FP32 * critic,
+        "gradients of the critic": _FP32 * critic,
+        "optimizer of the critic": moments * critic,
         "average": averaged,
         "teacher": half * teacher_params,
-        "copies in half precision": half * student_params if half < _FP32 else 0,
+        "copies in half precision": half * (student_params + critic) if half < _FP32 else 0,
         "text encoders and autoencoder": half * _frozen_params(models) if run.on_the_fly else 0,
     }
     return Plan(
@@ -125,12 +145,13 @@ def plan(run: Run, processes: int = 1) -> Plan:
         student_params=student_params,
         trained_params=trained,
         teacher_params=teacher_params,
+        critic_params=critic,
         inherited=len(inheritance.inherited) if inheritance else 0,
         fresh=len(inheritance.fresh) if inheritance else 0,
         pairs=Counter(pair.stage for pair in models.pairs),
         images=_count(run),
         memory_bytes={name: size for name, size in memory.items() if size},
-        checkpoint_bytes=_FP32 * trained + averaged + moments,
+        checkpoint_bytes=(_FP32 + moments) * (trained + critic) + averaged,
     )
 
 
@@ -144,6 +165,17 @@ def _adapters(run: Run, models: Models) -> int:
     return sum(p.numel() for network in networks.values() for p in network.parameters() if p.requires_grad)
 
 
+def _critic_params(run: Run, models: Models) -> int:
+    """Parameters of the critic and its head; 0 where there is none."""
+    if models.critic is None:
+        return 0
+    count = count_params(meta_networks(models.critic, ("unet",))["unet"])
+    if not run.critic_gan_weight:
+        return count
+    with torch.device("meta"):
+        return count + count_params(gan_head(*judged_shape(models.critic, models.student.resolution)))
+
+
 def _frozen_params(models: Models) -> int:
     return sum(map(count_params, meta_networks(models.frozen, ("text", "autoencoder")).values()))
 
@@ -153,6 +185,11 @@ def _count(run: Run) -> int | None:
     if run.on_the_fly or not run.data or not (Path(run.data) / INDEX).is_file():
         return None
     return len(Cache(run.data, unfinished=True))
+
+
+def _ordinal(n: int) -> str:
+    ending = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
+    return f"{n}{ending}"
 
 
 def _gib(size: int) -> str:

@@ -46,6 +46,11 @@ def converted(prediction: Latents, kind: str, to: str, noisy: Latents, timesteps
     return _told(to, clean, noise, timesteps)
 
 
+def clean_of(kind: str, prediction: Latents, noisy: Latents, timesteps: Timesteps) -> Latents:
+    """The clean sample that a prediction of `kind` stands for, float64: at the last timesteps fp32 would lose it."""
+    return converted(prediction.double(), kind, "sample", noisy, timesteps)
+
+
 def signal_to_noise(timesteps: Timesteps) -> Tensor:
     """Power of the sample over that of the noise, one value a row."""
     alphas = _schedule(timesteps.device)[timesteps]

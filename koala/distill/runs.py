@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from koala.distill import dmd2_runs
 from koala.distill.config import Run
 from koala.errors import UnknownName
 from koala.models.twin import TWIN_PREFIX
@@ -229,6 +230,12 @@ RUNS: dict[str, Callable[[], Run]] = {
     "segmind-tiny-sd": segmind_tiny_sd,
     "segmind-portrait-finetune": segmind_portrait_finetune,
     "lora": lora,
+    "dmd2-sdxl-4step": dmd2_runs.sdxl_4step,
+    "dmd2-sdxl-1step-pretrain": dmd2_runs.sdxl_1step_pretrain,
+    "dmd2-sdxl-1step": dmd2_runs.sdxl_1step,
+    "dmd2-sdxl-4step-lora": dmd2_runs.sdxl_4step_lora,
+    **{f"dmd2-sd15-stage{stage}": partial(dmd2_runs.sd15, stage) for stage in (1, 2)},
+    **{f"dmd2-koala-{size}-{n}step": partial(dmd2_runs.koala, size, n) for size in _SIZES["koala"] for n in (4, 1)},
 }
 
 
@@ -258,6 +265,7 @@ def tiny(run: Run) -> Run:
         name=TWIN_PREFIX + run.name,
         student=TWIN_PREFIX + run.student,
         teacher=run.teacher and TWIN_PREFIX + run.teacher,
+        critic=run.critic and TWIN_PREFIX + run.critic,
         student_weights="random" if run.student_weights == "hub" else run.student_weights,
         teacher_weights="random",
         resolution=run.resolution // 8,
@@ -265,6 +273,7 @@ def tiny(run: Run) -> Run:
         batch_size=2,
         global_batch=0,
         learning_rate=1e-3,
+        warmup=0,
         ema_decay=min(run.ema_decay, 0.9),
         precision="fp32",
         gradient_checkpointing=False,

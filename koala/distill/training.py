@@ -10,7 +10,7 @@ from accelerate.utils import DistributedType
 from rich.console import Console
 
 from koala.distill import distributed, final, grids, log
-from koala.distill.assemble import Assembly, assemble, models_of, open_cache
+from koala.distill.assemble import Assembly, assemble, models_of, open_cache, open_others
 from koala.distill.config import FILE, Run, read_run, write_run
 from koala.distill.model_card import Ending
 from koala.distill.resuming import changes, settings
@@ -34,7 +34,7 @@ def train(run: Run) -> int:
         print(folder)
         return 0
     models = models_of(run)  # mistakes cost no process group and no weights
-    open_cache(run, models)
+    open_others(run, models, open_cache(run, models))
     with distributed.processes(run, run.folder) as accelerator:
         split = run.split(accelerator.num_processes)
         watch = Watch(accelerator.device)
@@ -113,7 +113,7 @@ def _finish(run: Run, made: Assembly, trainer: Trainer, accelerator: Accelerator
         hours=sum(row["step_s"] * row["interval"] for row in rows) / 3600,
         images=len(made.examples),
         data_digest=made.data_digest,
-        losses={name: value for name, value in rows[-1]["losses"][_UNET].items() if value is not None} if rows else {},
+        losses=log.latest(rows, _UNET),
         averaged=run.ema_decay > 0,
     )
     curve = (lambda path: log.plot(rows, path)) if log.curves(rows) else None

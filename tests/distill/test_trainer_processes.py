@@ -62,14 +62,33 @@ def test_a_unet_learns_from_another_in_two_processes_and_sharded_as_in_one(tmp_p
     run = {"steps": 2, "batch_size": 2, "learning_rate": 1e-4}
     halves = {**run, "batch_size": 1, "workers": 1, "gradient_checkpointing": True}
     one, two, sharded = (tmp_path / name for name in ("one", "two", "sharded"))
-    jobs = [Job(two, halves, world=2, unet=True), Job(sharded, halves, world=2, unet=True, fsdp=True)]  # by fsdp.yaml
-    assert train(Job(one, run, unet=True), *jobs) == [0, 0, 0]
+    jobs = [
+        Job(two, halves, world=2, learns="kd"),
+        Job(sharded, halves, world=2, learns="kd", fsdp=True),
+    ]  # by fsdp.yaml
+    assert train(Job(one, run, learns="kd"), *jobs) == [0, 0, 0]
     for out in (two, sharded):
         for a, b in zip(results(one), results(out), strict=True):
             assert {"task", "output", "feature", "feature/UP-1"} < a["losses"]["unet"].keys()
             assert b["losses"]["unet"] == pytest.approx(a["losses"]["unet"], rel=TOLERANCE)
             assert b["gradient_norm"] == pytest.approx(a["gradient_norm"], rel=10 * TOLERANCE)
         torch.testing.assert_close(kept(out, 2, "unet"), kept(one, 2, "unet"), atol=1e-3, rtol=0)
+
+
+def test_a_generator_and_its_critic_train_in_two_processes_and_sharded_as_in_one(tmp_path):
+    run = {"steps": 3, "batch_size": 2, "learning_rate": 1e-4, "ema_decay": 0.0}
+    halves = {**run, "batch_size": 1, "workers": 1, "gradient_checkpointing": True}
+    one, two, sharded = (tmp_path / name for name in ("one", "two", "sharded"))
+    jobs = [Job(two, halves, world=2, learns="dmd2"), Job(sharded, halves, world=2, learns="dmd2", fsdp=True)]
+    assert train(Job(one, run, learns="dmd2"), *jobs) == [0, 0, 0]
+    for out in (two, sharded):
+        for step, (a, b) in enumerate(zip(results(one), results(out), strict=True)):
+            assert set(a["losses"]) == ({"unet", "critic"} if step % 2 == 0 else {"critic"})
+            for network, losses in a["losses"].items():
+                assert b["losses"][network] == pytest.approx(losses, rel=1e-4), (out.name, step)
+                assert b["gradient_norm"][network] == pytest.approx(a["gradient_norm"][network], rel=1e-3)
+        for name in ("unet", "critic"):
+            torch.testing.assert_close(kept(out, 3, name), kept(one, 3, name), atol=1e-3, rtol=0)
 
 
 def test_several_processes_go_on_to_the_bit_and_end_together(tmp_path):

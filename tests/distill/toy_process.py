@@ -17,6 +17,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from accelerate.utils.launch import prepare_multi_gpu_env
+from few_steps import KOALA, matching_of
 from random_batch import RandomExamples
 from torch.distributed.tensor import DTensor
 from toy import ToyExamples, ToyNetwork, ToyObjective, toy_run
@@ -63,7 +64,7 @@ class Job:
     world: int = 1
     fsdp: bool = False  # the networks sharded over the processes
     sampled_by: int | None = None  # the one process that is asked for samples, and cannot write them
-    unet: bool = False  # a small U-Net that learns from a larger one, and not the toy
+    learns: str = "toy"  # or small U-Nets: "kd", a student of a larger one, "dmd2", a generator with its critic
 
 
 def train(*jobs: Job) -> list[int]:
@@ -125,8 +126,8 @@ def _train(job: Job) -> int:
         with processes(run, job.out) as accelerator:
             assert accelerator.num_processes == job.world
             if job.fsdp:
-                _shard(accelerator, run, job.unet)
-            objective, examples = _distillation() if job.unet else _toy(job, accelerator.process_index)
+                _shard(accelerator, run, job.learns != "toy")
+            objective, examples = _task(job, accelerator.process_index)
             given = dict(objective.trained)
             sample = _unwritable if job.sampled_by == accelerator.process_index else None
             trainer = Trainer(run, objective, examples, job.out, accelerator, sample=sample)
@@ -145,6 +146,15 @@ def _train(job: Job) -> int:
 def _unwritable(step: int) -> None:
     if step == 4:
         raise KoalaError("cannot write the samples")
+
+
+def _task(job: Job, rank: int) -> tuple[Objective, Examples]:
+    match job.learns:
+        case "kd":
+            return _distillation()
+        case "dmd2":
+            return matching_of(gan_weight=0.5, ratio=2), RandomExamples(KOALA, 9)
+    return _toy(job, rank)
 
 
 def _toy(job: Job, rank: int) -> tuple[Objective, Examples]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from accelerate import PartialState
 
@@ -23,9 +24,33 @@ Listeners = tuple[Callable[[], None], Callable[[], None]]  # called after each e
 Progress = Callable[[int], AbstractContextManager[Listeners]]  # of so many units
 
 
+@runtime_checkable
+class Work(Protocol):
+    """What is to be written into a cache, in units that several processes may share."""
+
+    def shares(self) -> Mapping[int, int | None]:
+        """How many examples each unit is to have, none: all of its; the same in every process."""
+        ...
+
+    def content(self, dtype: str, units: int) -> Row:
+        """Everything that decides what the cache holds, but for rounding."""
+        ...
+
+    def write(
+        self,
+        writer: Writer,
+        units: Mapping[int, int | None],
+        where: tuple[str, str],
+        rank: int,
+        listeners: Listeners,
+    ) -> None:
+        """Write these units on a device in a dtype; the first process also the condition of no caption."""
+        ...
+
+
 @dataclass(frozen=True)
 class Job:
-    """What is to be encoded, and with what."""
+    """Captioned images that are to be encoded, and with what."""
 
     spec: ModelSpec
     weights: str
@@ -66,8 +91,30 @@ class Job:
             **model_settings(self.spec),
         }
 
+    def write(
+        self,
+        writer: Writer,
+        units: Mapping[int, int | None],
+        where: tuple[str, str],
+        rank: int,
+        listeners: Listeners,
+    ) -> None:
+        """Encode units on a device in a dtype, and after the first of them the condition of no caption."""
+        on_example, on_unit = listeners
+        check_columns(self.source.read(0), self.preparation.columns)
+        networks = load(self.spec, *where, self.weights, ("text", "autoencoder"), self.seed)
+        encoder = Encoder(networks, self.seed, self.batch_size)
+        encoding = Encoding(self.source, self.preparation, encoder, writer.folder, self.workers, on_example)
+        for unit, limit in units.items():
+            writer.add_unit(unit, encoding.unit(unit, limit))
+            on_unit()
+            if rank == 0:
+                writer.add_empty(encoder.empty)
+        if rank == 0:
+            writer.add_empty(encoder.empty)
 
-def build(job: Job, out: Path, device: str, dtype: str, progress: Progress) -> Index | None:
+
+def build(job: Work, out: Path, device: str, dtype: str, progress: Progress) -> Index | None:
     """Write what is missing of a cache, this process its share of it; the whole cache's index, in the first process.
 
     `dtype` "auto" is fp16 on a GPU, else fp32. With several processes a GPU is that of the process.
@@ -88,7 +135,7 @@ def build(job: Job, out: Path, device: str, dtype: str, progress: Progress) -> I
         if missing or (rank == 0 and not writer.has_empty):
             shown = progress(len(missing)) if rank == 0 else nullcontext((_nothing, _nothing))
             with shown as listeners:
-                _write(job, writer, missing, (place, dtype), rank, listeners)
+                job.write(writer, missing, (place, dtype), rank, listeners)
     try:
         state.wait_for_everyone()
     except RuntimeError as error:  # the connection to a process that is gone
@@ -96,23 +143,6 @@ def build(job: Job, out: Path, device: str, dtype: str, progress: Progress) -> I
     if world > 1:
         state.destroy_process_group()
     return read_index(out) if rank == 0 else None
-
-
-def _write(
-    job: Job, writer: Writer, units: Mapping[int, int | None], where: tuple[str, str], rank: int, listeners: Listeners
-) -> None:
-    """Encode units on a device in a dtype, and after the first of them the condition of no caption."""
-    on_example, on_unit = listeners
-    check_columns(job.source.read(0), job.preparation.columns)
-    encoder = Encoder(load(job.spec, *where, job.weights, ("text", "autoencoder"), job.seed), job.seed, job.batch_size)
-    encoding = Encoding(job.source, job.preparation, encoder, writer.folder, job.workers, on_example)
-    for unit, limit in units.items():
-        writer.add_unit(unit, encoding.unit(unit, limit))
-        on_unit()
-        if rank == 0:
-            writer.add_empty(encoder.empty)
-    if rank == 0:
-        writer.add_empty(encoder.empty)
 
 
 def _absolute(name: str) -> str:

@@ -229,6 +229,7 @@ def batch_of(drawn: Sequence[Drawn], positions: Sequence[int], sized: bool) -> B
         positions=tuple(positions),
         keys=tuple(one.key for one in drawn),
         captions=tuple(one.caption for one in drawn),
+        noise_seeds=None if drawn[0].seed is None else tuple(one.seed or 0 for one in drawn),
     )
 
 

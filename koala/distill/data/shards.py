@@ -36,6 +36,7 @@ class Encoded:
     clean: Float[Tensor, "variants c h w"]
     sizes: Int[Tensor, "variants 6"]
     condition: Condition
+    seed: int | None = None  # of the noise that it was drawn from, where a model drew it
 
     def stored(self) -> "Encoded":
         """As shards hold it, in fp16; a `KoalaError` for values that are none there."""
@@ -60,6 +61,7 @@ class Drawn:
     clean: Float[Tensor, "c h w"]
     sizes: Int[Tensor, "6"]
     condition: Condition  # of one row
+    seed: int | None = None
 
 
 def stored(tensor: Tensor) -> Tensor:
@@ -143,6 +145,7 @@ class Shard:
             self._file.get_slice("clean")[row, variant],
             self._file.get_slice("sizes")[row, variant],
             Condition(**{field: self._file.get_slice(field)[place : place + 1] for field in self._condition}),
+            words.get("seed"),
         )
 
     def _line_of(self, row: int) -> Row:
@@ -177,7 +180,9 @@ def joined(conditions: Sequence[Condition]) -> Condition:
 
 
 def _line(image: Encoded) -> bytes:
-    row = {"key": image.key, "captions": list(image.captions), "original": list(image.original)}
+    row: Row = {"key": image.key, "captions": list(image.captions), "original": list(image.original)}
+    if image.seed is not None:
+        row["seed"] = image.seed
     return json.dumps(row).encode() + b"\n"
 
 

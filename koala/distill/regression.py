@@ -1,0 +1,58 @@
+"""A generator of one step that learns its teacher's own images from their noise: how DMD2's single step begins.
+
+DMD2's appendix calls it ODE pre-training. The papers measure the distance by LPIPS between decoded images; here it is
+the mean square between latents, which needs no weights.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from koala.distill.batch import Batch
+from koala.distill.finetune import Watch, unwatched
+from koala.distill.objective import Terms
+from koala.distill.prediction import clean_of
+from koala.models.conditioning import size_ids
+from koala.models.spec import ModelSpec
+from koala.sampling import seeds
+
+
+class Regression:
+    """The objective of a generator that draws what the teacher drew from the same noise, in its first timestep."""
+
+    def __init__(self, spec: ModelSpec, unet: nn.Module, timestep: int, watch: Watch = unwatched):
+        if not any(parameter.requires_grad for parameter in unet.parameters()):
+            unet.requires_grad_(True)
+        self.spec, self.trained, self._timestep, self._watch = spec, {"unet": unet.train()}, timestep, watch
+
+    def turns(self, step: int) -> Sequence[str]:
+        """The one U-Net, at every step."""
+        return tuple(self.trained)
+
+    def terms(self, network: str, batch: Batch) -> Terms:
+        """The distance to the teacher's images."""
+        batch = drawn_size(batch.to(batch.clean.device, torch.float32), self.spec)
+        with self._watch("generator"):
+            loss = regression_loss(self.spec, self.trained[network], self._timestep, batch)
+        return Terms(loss, {"regression": loss.detach()})
+
+
+def regression_loss(spec: ModelSpec, generator: nn.Module, timestep: int, pairs: Batch) -> Tensor:
+    """Mean square between what the generator draws from the noise of `pairs` in one step, and what the teacher drew."""
+    assert pairs.noise_seeds is not None, "these images were not drawn from noise"
+    generators = [seeds.generator(seed) for seed in pairs.noise_seeds]
+    noise = seeds.noise(generators, tuple(pairs.clean.shape[1:])).to(pairs.clean.device)
+    timesteps = torch.full((len(noise),), timestep, device=noise.device)
+    prediction = generator(noise, timesteps, **pairs.condition.unet_arguments(pairs.sizes), return_dict=False)[0]
+    return F.mse_loss(clean_of(spec.prediction, prediction, noise, timesteps).float(), pairs.clean)
+
+
+def drawn_size(batch: Batch, spec: ModelSpec) -> Batch:
+    """The batch told the size that is drawn, as all networks of DMD2 are, whatever the size of the images was."""
+    if batch.sizes is None:
+        return batch
+    height, width = (side * spec.downscale for side in batch.clean.shape[2:])
+    return replace(batch, sizes=size_ids((height, width), None, (0, 0), len(batch.clean)).to(batch.clean.device))

@@ -1,0 +1,90 @@
+"""A world of two dimensions: a mixture of Gaussians, denoisers of a few thousand weights, and a distance of samples."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain, pairwise
+
+import torch
+from torch import nn
+
+from koala.distill.batch import Batch
+from koala.models import zoo
+from koala.models.conditioning import Condition
+from koala.sampling.schedules import training_schedule
+
+SPEC = replace(zoo.get("tiny-sdm-v1.4"), name="mixture", autoencoder=None)  # of which the prediction counts
+MODES, RADIUS, SPREAD = 8, 1.4, 0.15
+JUDGED = "last"
+
+
+def points(n, seed):
+    """Points of the mixture, [n, 2, 1, 1], of about unit variance."""
+    source = torch.Generator().manual_seed(seed)
+    angle = 2 * math.pi * torch.randint(MODES, (n,), generator=source) / MODES
+    centre = RADIUS * torch.stack([angle.cos(), angle.sin()], 1)
+    return (centre + SPREAD * torch.randn(n, 2, generator=source))[:, :, None, None]
+
+
+class Denoiser(nn.Module):
+    """A point and a timestep -> the noise in it, called as diffusers' U-Nets are."""
+
+    def __init__(self, seed=0, width=128):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            layers = [(nn.Conv2d(a, b, 1), nn.SiLU()) for a, b in pairwise((2 + 16, width, width, width))]
+            self.body = nn.Sequential(*chain.from_iterable(layers))
+            self.last = nn.Conv2d(width, 2, 1)
+
+    def forward(self, samples, timesteps, encoder_hidden_states=None, class_labels=None, return_dict=False):
+        phase = timesteps.float()[:, None] / 1000 * math.pi * 2 ** torch.arange(8)
+        time = torch.cat([phase.sin(), phase.cos()], 1)[:, :, None, None]
+        return (self.last(self.body(torch.cat([samples, time], 1))),)
+
+
+class Points:
+    """Points of the mixture as training examples."""
+
+    def __init__(self, n=50_000, seed=0):
+        self._points = points(n, seed)
+
+    def __len__(self):
+        return len(self._points)
+
+    def batch(self, indices: Sequence[int], positions: Sequence[int]) -> Batch:
+        clean = self._points[list(indices)]
+        names = tuple(map(str, indices))
+        return Batch(clean, Condition(), None, tuple(positions), names, ("",) * len(names))
+
+    def empty(self) -> Condition:
+        return Condition()
+
+
+@torch.no_grad()
+def many_steps(network, noise, steps=100):
+    """DDIM: what the teacher draws from `noise`."""
+    alphas = training_schedule()
+    times = torch.linspace(999, 0, steps).round().long()
+    state = noise
+    for now, then in zip(times, [*times[1:], None], strict=True):
+        a, b = alphas[now], alphas[then] if then is not None else torch.tensor(1.0)
+        noise = network(state, now.repeat(len(state)))[0]
+        clean = (state - (1 - a).sqrt() * noise) / a.sqrt()
+        state = b.sqrt() * clean + (1 - b).sqrt() * noise
+    return state
+
+
+@torch.no_grad()
+def one_step(network, noise, timestep):
+    """What a generator draws from `noise`."""
+    a = training_schedule()[timestep]
+    return (noise - (1 - a).sqrt() * network(noise, torch.full((len(noise),), timestep))[0]) / a.sqrt()
+
+
+def sliced_wasserstein(one, other, directions=512):
+    """The mean over directions of the 1-D Wasserstein distance of equally many points."""
+    angle = math.pi * torch.arange(directions) / directions
+    lines = torch.stack([angle.cos(), angle.sin()])
+    a, b = (points.flatten(1) @ lines for points in (one, other))
+    return (a.sort(0).values - b.sort(0).values).abs().mean().item()
