@@ -3,10 +3,12 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
+from koala.distill import memory
 from koala.distill.assemble import Models, models_of
 from koala.distill.config import INHERIT, Run
 from koala.distill.critic import gan_head
@@ -50,6 +52,12 @@ class Plan:
         """Images of the whole run, each time one is seen."""
         return self.global_batch * self.run.steps
 
+    @cached_property
+    def activation_bytes(self) -> int:
+        """What comes on top of `memory_bytes` while a step is made, about; counting takes seconds."""
+        models = self.models
+        return memory.activation_bytes(self.run, models.student, models.teacher, models.critic)
+
     def text(self) -> str:
         """The plan in lines of "name: value", then the run's notes."""
         lines = "\n".join(f"{name}: {value}" for name, value in self._lines().items())
@@ -81,15 +89,27 @@ class Plan:
         )
         lines["steps"] = f"{run.steps:,}, {self.images_seen:,} images seen"
         lines["data"] = self._data()
-        memory = ", ".join(f"{name} {_gib(size)}" for name, size in self.memory_bytes.items())
-        lines["memory"] = (
-            f"{_gib(sum(self.memory_bytes.values()))} a process ({memory}); activations come on top: they grow with "
-            "batch size and resolution"
-        )
+        lines |= self._memory()
         lines["checkpoints"] = (
             f"{_gib(self.checkpoint_bytes)} each, {run.keep} are kept and one more while it is written"
         )
         lines["out"] = str(run.folder)
+        return lines
+
+    def _memory(self) -> dict[str, str]:
+        parts = ", ".join(f"{name} {_gib(size)}" for name, size in self.memory_bytes.items())
+        held = sum(self.memory_bytes.values())
+        sharded = memory.sharded_bytes(held, self.memory_bytes.get("teacher", 0), self.processes)
+        verdicts = memory.verdicts(memory.visible_cards(), held, sharded, self.activation_bytes)
+        checkpointing = "with" if self.run.gradient_checkpointing else "without"
+        lines = {
+            "memory": f"{_gib(held)} a process ({parts})",
+            "activations": f"about {_gib(self.activation_bytes)} on top, {checkpointing} gradient checkpointing"
+            f"{'; compared features are not counted' if self.pairs else ''}",
+            "GPUs": "; ".join(verdicts) or "none is visible here",
+        }
+        if self.processes > 1 and not self.run.lora_rank:
+            lines["memory when sharded"] = f"{_gib(sharded)} a process (FSDP), all but the teacher"
         return lines
 
     def _few_steps(self, critic: ModelSpec) -> dict[str, str]:
@@ -113,10 +133,10 @@ def plan(run: Run, processes: int = 1) -> Plan:
     run = run.split(processes)
     models = models_of(run)
     student = meta_networks(models.student, ("unet",))["unet"]
-    student_params = trained = held = count_params(student)
+    student_params = trained = own = count_params(student)
     if run.lora_rank:
         trained = _adapters(run, models)
-        held += trained
+        own += trained
     teacher_params, inheritance = 0, None
     if models.teacher:
         teacher_params = count_params(meta_networks(models.teacher, ("unet",))["unet"])
@@ -126,8 +146,8 @@ def plan(run: Run, processes: int = 1) -> Plan:
     averaged = _FP32 * (trained + critic) if run.ema_decay else 0
     moments = _MOMENTS[run.optimizer]
     half = DTYPES[run.precision].itemsize
-    memory = {
-        "weights": _FP32 * held,
+    held = {
+        "weights": _FP32 * own,
         "gradients": _FP32 * trained,
         "optimizer": moments * trained,
         "critic": _FP32 * critic,
@@ -150,7 +170,7 @@ def plan(run: Run, processes: int = 1) -> Plan:
         fresh=len(inheritance.fresh) if inheritance else 0,
         pairs=Counter(pair.stage for pair in models.pairs),
         images=_count(run),
-        memory_bytes={name: size for name, size in memory.items() if size},
+        memory_bytes={name: size for name, size in held.items() if size},
         checkpoint_bytes=(_FP32 + moments) * (trained + critic) + averaged,
     )
 

@@ -145,7 +145,7 @@ def unet_inputs(spec: ModelSpec, resolution: int, batch_size: int, dtype: torch.
 def forward_cost(network: nn.Module, forward: Callable[[], object], inputs: object) -> Cost:
     """Cost of `forward`, which runs `network` on `inputs` (any nest of tensors), best on the meta device."""
     flops = FlopCounterMode(display=False)
-    traffic = _Traffic(network, inputs)
+    traffic = Traffic(network, inputs)
     attention = _FusedAttention(traffic)
     with torch.inference_mode(False), torch.no_grad(), traffic, flops, attention:
         forward()
@@ -157,7 +157,7 @@ def forward_cost(network: nn.Module, forward: Callable[[], object], inputs: obje
 class _FusedAttention(TorchFunctionMode):
     """Takes attention as one operator: reads q, k, v and mask, writes its output, and computes two products."""
 
-    def __init__(self, traffic: "_Traffic") -> None:
+    def __init__(self, traffic: "Traffic") -> None:
         super().__init__()
         self._traffic = traffic
         self.flops = 0
@@ -176,7 +176,7 @@ class _FusedAttention(TorchFunctionMode):
         return out
 
 
-class _Traffic(TorchDispatchMode):
+class Traffic(TorchDispatchMode):
     """Adds up the bytes that operators read and write, and follows every storage they make until it is freed.
 
     Weights are read but make nobody's activations.

@@ -129,7 +129,7 @@ def test_no_head_is_made_where_nothing_is_judged():
         ({"precision": "fp16"}, "bf16"),
         ({"ratio": 0}, "--ratio must be at least 1"),
         ({"guidance": -1.0}, "--guidance must be at least 0"),
-        ({"timesteps": ()}, "give its --timesteps"),
+        ({"timesteps": ()}, "give --timesteps"),
     ],
 )
 def test_what_does_not_go_together_is_refused(changes, message):

@@ -6,7 +6,7 @@ from math import prod
 import pytest
 import trained_runs
 
-from koala.distill import runs
+from koala.distill import memory, runs
 from koala.distill.plan import plan
 from koala.errors import KoalaError
 from koala.models import zoo
@@ -25,6 +25,12 @@ PAIRS = {
     "segmind-tiny-sd": 6,
     "lora": 0,
 }
+
+
+def uncounted(found):
+    """The plan as if its activations, which take seconds to count, were 3 GiB."""
+    vars(found)["activation_bytes"] = 3 * 2**30
+    return found
 
 
 @cache
@@ -64,7 +70,9 @@ def test_the_text_says_it_all_and_what_is_unverified(koala_700m):
     assert lines["steps"] == "100,000, 12,800,000 images seen"
     assert lines["tensors"].endswith(" inherited, 0 fresh")
     assert lines["data"] == "none is named yet (--data)"
-    assert "activations come on top" in lines["memory"]
+    assert lines["activations"].startswith("about ") and "without gradient checkpointing" in lines["activations"]
+    sharded = (4 + 4 + 8 + 2) * 782_822_724 / 4 + 2 * 2_567_463_684
+    assert lines["memory when sharded"] == f"{sharded / 2**30:.3g} GiB a process (FSDP), all but the teacher"
     assert all(note in text for note in runs.get("koala-700m-base").notes)
 
 
@@ -77,7 +85,7 @@ def test_every_run_compares_as_many_pairs_as_its_paper(name):
 def test_every_tiny_run_has_a_plan_without_any_weights(name):
     found = tiny_plan(name)
     assert found.student_params == sum(map(prod, unet_shapes(zoo.get(found.run.student).unet).values()))
-    assert found.text()
+    assert uncounted(found).text()
 
 
 def test_of_a_lora_run_only_the_adapters_are_trained():
@@ -128,3 +136,46 @@ def test_text_encoders_are_trained_on_the_fly_only():
         plan(trained_runs.run("tiny-lora", lora_text=True))
     found = plan(trained_runs.run("tiny-lora", lora_text=True, on_the_fly=True))
     assert found.trained_params > plan(trained_runs.run("tiny-lora")).trained_params
+
+
+# ---- few steps
+
+
+def test_the_three_networks_of_dmd2_are_counted_each_with_what_trains_it():
+    found = plan(runs.get("dmd2-koala-700m-4step"))
+    generator, teacher = 782_822_724, 2_567_463_684
+    critic = generator + 4 * (16 * 1280**2 + 1280) + 4 * 2 * 1280 + 1281  # its head judges 1280 x 32 x 32
+    assert found.critic_params == critic
+    assert found.memory_bytes == {
+        "weights": 4 * generator,
+        "gradients": 4 * generator,
+        "optimizer": 8 * generator,
+        "critic": 4 * critic,
+        "gradients of the critic": 4 * critic,
+        "optimizer of the critic": 8 * critic,
+        "teacher": 2 * teacher,
+        "copies in half precision": 2 * (generator + critic),
+    }
+    assert found.checkpoint_bytes == 12 * (generator + critic)
+    text = uncounted(found).text()
+    assert "generator: 4 steps (999, 749, 499, 249), the generator learns at every 5th step" in text
+    assert "matching 1, GAN 0.005, in the critic's 0.01; guidance 8" in text
+    assert "with gradient checkpointing" in text
+
+
+def test_the_gpus_that_are_visible_are_told_whether_they_fit(monkeypatch):
+    cards = [memory.Card("A", 80 * 2**30), memory.Card("A", 80 * 2**30), memory.Card("B", 24 * 2**30)]
+    monkeypatch.setattr(memory, "visible_cards", lambda: [*cards, memory.Card("C", 2**30)])
+    text = uncounted(plan(runs.get("dmd2-koala-700m-4step"), 4)).text()
+    assert "GPUs: A, 80 GiB: fits; B, 24 GiB: fits sharded alone (FSDP); C, 1 GiB: does not fit" in text
+
+
+def test_pretraining_on_pairs_has_no_critic():
+    found = plan(runs.get("dmd2-sdxl-1step-pretrain"))
+    assert found.critic_params == 0 and "critic" not in found.memory_bytes
+
+
+@pytest.mark.parametrize(("n", "word"), [(1, "1st"), (2, "2nd"), (3, "3rd"), (5, "5th"), (11, "11th"), (22, "22nd")])
+def test_a_ratio_is_told_as_a_word(n, word):
+    found = uncounted(plan(replace(runs.get("tiny-dmd2-koala-700m-4step"), ratio=n)))
+    assert f"at every {word} step" in found.text()
