@@ -93,7 +93,7 @@ def test_one_step_of_every_run_with_its_real_networks(name, caches, tmp_path):
 @GATED
 @pytest.mark.fullsize
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", FEW_STEPS)
+@pytest.mark.parametrize("name", [name for name in FEW_STEPS if runs.get(name).follows])
 def test_one_step_of_every_run_of_dmd2_with_its_real_networks(name, caches, tmp_path):
     take_a_step(name, caches, tmp_path)  # it proves nothing yet: no machine has had the memory
 
@@ -104,7 +104,9 @@ def take_a_step(name, caches, tmp_path):
     planned = plan(run)
     wanted = sum(planned.memory_bytes.values()) + ACTIVATIONS
     there = psutil.virtual_memory().available + psutil.swap_memory().free
-    if not ON_GPU and wanted > there:
+    if ON_GPU:
+        there = torch.cuda.get_device_properties(0).total_memory
+    if wanted > there:
         pytest.skip(f"{name} wants {wanted / 2**30:.1f} GiB, here are {there / 2**30:.1f}")
     run = replace(run, data=str(caches(planned)), out=tmp_path / "out")
     try:
