@@ -34,6 +34,9 @@ GENERATOR, CRITIC = "unet", "critic"
 REAL, PAIRS = "real", "pairs"  # names of further data: real images, where they are others than the prompts'; pairs
 
 
+_LOOKED_AT = 500  # the timestep at which both scores are shown
+
+
 @dataclass(frozen=True)
 class Matching:
     """The numbers of DMD2; defaults are those of SDXL in four steps."""
@@ -101,6 +104,14 @@ class DistributionMatching:
         again = known is not None and known[0] == batch.positions
         return self._of_critic(known[1] if known and again else self._generate(batch, learning=False), batch)
 
+    @torch.no_grad()
+    def look(self, batch: Batch) -> dict[str, Latents]:
+        """What the generator draws for a batch, and what teacher and critic see in it with noise: drift shows there."""
+        batch = self._prepared(batch)
+        fake = self._generate(batch, learning=False)
+        real, imagined = self._scores(fake, "look", _all(_LOOKED_AT, fake), batch)
+        return {"generator": fake, "teacher": real.float(), "critic": imagined.float()}
+
     # ---- what the generator draws
 
     def _generate(self, batch: Batch, learning: bool) -> Latents:
@@ -127,9 +138,10 @@ class DistributionMatching:
         return state, _all(schedule[self._index], state)
 
     def _drawn(self, noisy: Latents, timesteps: Timesteps, batch: Batch) -> Latents:
+        generator = self.trained[GENERATOR] if torch.is_grad_enabled() else _unwrapped(self.trained[GENERATOR])
         with self._watch("generator"):
             arguments = batch.condition.unet_arguments(batch.sizes)
-            prediction = self.trained[GENERATOR](noisy, timesteps, **arguments, return_dict=False)[0]
+            prediction = generator(noisy, timesteps, **arguments, return_dict=False)[0]
         return clean_of(self.spec.prediction, prediction, noisy, timesteps).float()
 
     # ---- the generator's loss
@@ -163,15 +175,18 @@ class DistributionMatching:
         """The distribution matching gradient, float64."""
         low, high = self.matching.span
         timesteps = self._timesteps(batch, "matching", low, high + 1)
-        noisy = add_noise(fake, self._normal(batch, "matching"), timesteps)
+        return distribution_matching_gradient(fake.double(), *self._scores(fake, "matching", timesteps, batch))
+
+    @torch.no_grad()
+    def _scores(self, fake: Latents, stream: str, timesteps: Timesteps, batch: Batch) -> tuple[Latents, Latents]:
+        """The clean samples that teacher and critic see in fakes with noise, float64."""
+        noisy = add_noise(fake, self._normal(batch, stream), timesteps)
         with self._watch("teacher"):
             real = self._teachers(noisy, timesteps, batch)
         with self._watch("critic"):
             seen = Seen(noisy, timesteps, batch.condition.unet_arguments(batch.sizes))
             prediction = _unwrapped(self.trained[CRITIC])(seen)[0]
-        return distribution_matching_gradient(
-            fake.double(), real, clean_of(self.critic_spec.prediction, prediction, noisy, timesteps)
-        )
+        return real, clean_of(self.critic_spec.prediction, prediction, noisy, timesteps)
 
     def _teachers(self, noisy: Latents, timesteps: Timesteps, batch: Batch) -> Latents:
         """What the teacher takes for the clean sample, guided; in its own dtype, without the generator's autocast."""

@@ -2,7 +2,7 @@
 
 import io
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,10 +22,12 @@ from koala.models.conditioning import Condition, Conditioner
 from koala.models.load import DTYPES, Components, load
 from koala.sampling.contact_sheet import Tile, arranged, contact_sheet
 from koala.sampling.sampler import Sampler, to_uint8
+from koala.types import Latents
 
 Pictures: TypeAlias = UInt8[np.ndarray, "n h w 3"]
+Shown: TypeAlias = tuple[np.ndarray, str, str]  # a picture, its prompt and a note
 FOLDER = "samples"
-_PROMPTS = 4  # of the data, where none are given
+PROMPTS = 4  # of the data, where none are given
 _LOOKED_AT = 16  # images, for captions that are not empty
 
 
@@ -40,20 +42,31 @@ class Grids:
     def write(self, images: Pictures, step: int, folder: Path) -> Path:
         """The sheet of the pictures after `step` steps, written into `folder`."""
         note = f"seed 0  ·  step {step}"
+        shown = [(image, prompt, note) for prompt, image in zip(self._prompts, images, strict=True)]
+        return self._sheet([shown], step, folder / f"step-{step:06d}.png")
+
+    def write_scores(self, seen: Mapping[str, Latents], captions: Sequence[str], step: int, folder: Path) -> Path:
+        """The sheet of what DMD2's networks see in the same images: a row an image, a column a network."""
+        sampler = Sampler(self._parts)
+        pictures = {name: to_uint8(sampler.decode(latents.float().cpu())).numpy() for name, latents in seen.items()}
+        rows = [[(found[row], text, name) for name, found in pictures.items()] for row, text in enumerate(captions)]
+        return self._sheet(rows, step, folder / f"scores-{step:06d}.png")
+
+    def _sheet(self, rows: Sequence[Sequence[Shown]], step: int, path: Path) -> Path:
+        """Write rows of pictures; a single one is broken into several."""
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory() as aside:
-                tiles = []
-                for i, (prompt, image) in enumerate(zip(self._prompts, images, strict=True)):
-                    path = Path(aside) / f"{i}.png"
-                    Image.fromarray(image).save(path)
-                    tiles.append(Tile(path, prompt, note))
-                sheet = contact_sheet(arranged(tiles), f"{self._run.name or self._run.student}  ·  step {step}")
+                tiles = [
+                    [_tile(Path(aside) / f"{y}-{x}.png", *shown) for x, shown in enumerate(row)]
+                    for y, row in enumerate(rows)
+                ]
+                tiles = arranged(tiles[0]) if len(tiles) == 1 else tiles
+                sheet = contact_sheet(tiles, f"{self._run.name or self._run.student}  ·  step {step}")
         except OSError as error:
-            raise KoalaError(f"cannot write the samples of step {step} to {folder}: {error}") from error
+            raise KoalaError(f"cannot write the samples of step {step} to {path.parent}: {error}") from error
         buffer = io.BytesIO()
         sheet.save(buffer, "png")
-        path = folder / f"step-{step:06d}.png"
         write_bytes(path, buffer.getvalue())
         return path
 
@@ -74,6 +87,11 @@ class Grids:
             return np.concatenate([to_uint8(sampler.decode(one)).numpy() for one in latents])
         finally:
             unet.train(training)
+
+
+def _tile(path: Path, image: np.ndarray, prompt: str, note: str) -> Tile:
+    Image.fromarray(image).save(path)
+    return Tile(path, prompt, note)
 
 
 def _rows(condition: Condition, i: int, n: int) -> Condition:
@@ -108,4 +126,4 @@ def captions_of(examples: Examples) -> tuple[str, ...]:
     """Some captions of the first images, each once."""
     first = range(min(_LOOKED_AT, len(examples)))
     found = dict.fromkeys(caption for caption in examples.batch(first, first).captions if caption)
-    return tuple(found)[:_PROMPTS] or ("",)
+    return tuple(found)[:PROMPTS] or ("",)

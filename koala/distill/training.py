@@ -12,6 +12,7 @@ from rich.console import Console
 from koala.distill import distributed, final, grids, log
 from koala.distill.assemble import Assembly, assemble, models_of, open_cache, open_others
 from koala.distill.config import FILE, Run, read_run, write_run
+from koala.distill.dmd2 import DistributionMatching
 from koala.distill.model_card import Ending
 from koala.distill.resuming import changes, settings
 from koala.distill.trainer import Trainer
@@ -80,7 +81,7 @@ def _sampling(run: Run, made: Assembly, accelerator: Accelerator, console: Conso
     main = accelerator.is_main_process
     if not (main or sharded):
         return None
-    conditioner = made.conditioner
+    conditioner, objective = made.conditioner, made.objective
 
     def say(text: str) -> None:
         if main:
@@ -90,11 +91,18 @@ def _sampling(run: Run, made: Assembly, accelerator: Accelerator, console: Conso
     if drawn is None:
         return None
 
+    first = range(min(grids.PROMPTS, len(made.examples)))
+    few = made.examples.batch(first, first) if isinstance(objective, DistributionMatching) else None
+
     def sample(step: int) -> None:
         images = drawn.images(made.unet)
         if main:
             drawn.write(images, step, run.folder / grids.FOLDER)
             grids.track(accelerator.trackers, images, step)
+        if few is not None and isinstance(objective, DistributionMatching):
+            seen = objective.look(few.to(accelerator.device, torch.float32))
+            if main:
+                drawn.write_scores(seen, few.captions, step, run.folder / grids.FOLDER)
 
     return sample
 

@@ -250,3 +250,22 @@ def test_drift_is_told_as_brightness_and_variance_of_what_is_drawn():
     assert parts["brightness"].item() == pytest.approx(fakes.mean().item(), rel=1e-4)
     assert parts["variance"].item() == pytest.approx(sum(f.var().item() for f in fakes) / 2, rel=1e-4)
     assert math.isfinite(parts["gradient"])
+
+
+def test_looking_shows_the_generators_images_and_both_scores_of_them():
+    objective = matching_of(timesteps=(399,))
+    objective.turns(0)
+    batch = random_batch(KOALA, 2)
+    seen = objective.look(batch)
+    assert list(seen) == ["generator", "teacher", "critic"]
+    critic = objective.trained[CRITIC].unet
+    for row in (0, 1):
+        image = SpelledOut(objective, batch, row, 0)
+        fake = image.fake().detach()
+        sample, t = noisy(fake, image.noise("look"), 500), torch.tensor([500])
+        with torch.no_grad():
+            told, without = (objective.teacher(sample, t, **w).sample for w in (image.told, image.empty))
+            imagined = clean_of(critic(sample, t, **image.told).sample, sample, 500)
+        real = clean_of(without + 8.0 * (told - without), sample, 500)
+        for name, expected in (("generator", fake), ("teacher", real), ("critic", imagined)):
+            torch.testing.assert_close(seen[name][row : row + 1], expected.float(), rtol=1e-3, atol=1e-3)

@@ -8,6 +8,7 @@ import trained_runs
 from diffusers import DiffusionPipeline, LCMScheduler
 from few_steps import critic_of as any_critic
 from few_steps import unet_of
+from PIL import Image
 from safetensors.torch import save_file
 from toy import ToyExamples
 
@@ -177,6 +178,7 @@ def made(data):
     out = data.parent / "made"
     real = trained_runs.cache(data.parent / "real", 3)
     options = [word for name, value in SHORT.items() for word in (f"--{name.replace('_', '-')}", value)]
+    options += ["--sample-every", 2]
     assert trained_runs.koala("train", NAME, "--data", data, "--real", real, "--out", out, *options) == 0
     return out
 
@@ -188,6 +190,14 @@ def test_a_run_logs_both_networks_and_what_tells_drift(made):
     assert {"task", "gan", "logit/fake", "logit/real"} < rows[0]["losses"]["critic"].keys()
     assert set(rows[0]["gradient_norm"]) == {"unet", "critic"}
     assert {"generator", "critic", "teacher"} < rows[0]["shares"].keys()
+
+
+def test_a_sheet_shows_what_teacher_and_critic_see_in_the_generators_images(made):
+    assert sorted(path.name for path in (made / "samples").iterdir()) == ["scores-000002.png", "step-000002.png"]
+    with Image.open(made / "samples/scores-000002.png") as sheet:
+        width, height = sheet.size
+    assert width == 3 * 256 + 2 * 24 + 2 * 40, "three columns"
+    assert height > 4 * 256, "a row for each of four images"
 
 
 def test_a_run_that_differs_in_its_real_images_is_another_one(made, data):
