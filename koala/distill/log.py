@@ -161,7 +161,7 @@ def plot(rows: list[Row], path: Path) -> None:
         values = [value for points in parts.values() for _, value in points]
         if any(value > 0 for value in values):
             axes.set_yscale("log" if min(values) >= 0 else "symlog")
-        axes.set(title=network, xlabel="optimisation step", ylabel="mean loss since the row before")
+        axes.set(title=network, xlabel="optimisation step", ylabel="mean since the row before")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     try:
