@@ -15,7 +15,7 @@ from koala.models import zoo
 
 EXAMPLES = (
     "python -m koala pairs sdxl --prompts captions.txt --n 10000 --guidance 8 --out runs/caches/pairs",
-    "python -m koala train dmd2-sdxl-1step-pretrain --data runs/caches/pairs",
+    "python -m koala pairs tiny-sdxl --prompts captions.txt --steps 2 --out runs/caches/tiny-pairs",
 )
 
 
