@@ -13,7 +13,7 @@ COMMANDS = {
     "recaption": Command("koala.commands.recaption", "write rich captions with an image-text-to-text model"),
     "encode": Command("koala.commands.encode", "encode captioned images once, for training"),
     "pairs": Command("koala.commands.pairs", "draw pairs of noise and image, from which one step is learnt"),
-    "train": Command("koala.commands.train", "train a named run: KOALA, BK-SDM, Segmind, fine-tuning, LoRA"),
+    "train": Command("koala.commands.train", "train a named run: KOALA, BK-SDM, Segmind, fine-tuning, LoRA, DMD2"),
 }
 EXAMPLES = (
     "python -m koala models",

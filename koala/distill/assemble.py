@@ -132,8 +132,8 @@ def open_others(run: Run, models: Models, data: Cache | None) -> dict[str, Cache
         if folder:
             found[name] = cache = Cache(folder, run.seed)
             cache.refuse_other(models.student, models.student.resolution)
-    pairs = found.get(PAIRS, data)
-    if run.regression_weight and (pairs is None or not pairs.index.settings.get("made") == KIND):
+    learnt = found.get(PAIRS, data)
+    if run.regression_weight and (learnt is None or learnt.index.settings.get("made") != KIND):
         raise KoalaError("regression learns from pairs: give a cache of `python -m koala pairs`, by --pairs or --data")
     if run.regression_weight and run.follows and data is not None:
         found.setdefault(PAIRS, data)

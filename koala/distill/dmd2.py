@@ -22,7 +22,7 @@ from koala.distill.losses import (
     with_gradient,
 )
 from koala.distill.noise import integers, normal
-from koala.distill.objective import Terms
+from koala.distill.objective import Terms, in_training
 from koala.distill.prediction import add_noise, clean_of, target
 from koala.distill.regression import drawn_size, regression_loss
 from koala.models.conditioning import Condition
@@ -51,11 +51,6 @@ class Matching:
     simulated: bool = True  # inputs of later steps are the generator's own (section 4.5), not noisy real images
     span: tuple[int, int] = (20, 980)  # timesteps at which the two scores are compared, both included
 
-    @property
-    def judges(self) -> bool:
-        """Whether there is a GAN."""
-        return bool(self.critic_gan_weight)
-
 
 class DistributionMatching:
     """The objective of a generator ("unet") and of the critic that follows it ("critic").
@@ -78,10 +73,11 @@ class DistributionMatching:
         seed: int = 0,
         watch: Watch = unwatched,
     ):
-        if not any(parameter.requires_grad for parameter in generator.parameters()):
-            generator.requires_grad_(True)
         self.spec, self.teacher_spec, self.critic_spec = spec, teacher_spec, critic_spec
-        self.trained: dict[str, nn.Module] = {GENERATOR: generator.train(), CRITIC: critic.requires_grad_(True).train()}
+        self.trained: dict[str, nn.Module] = {
+            GENERATOR: in_training(generator),
+            CRITIC: critic.requires_grad_(True).train(),
+        }
         self.teacher = teacher.eval().requires_grad_(False)
         self.matching, self._seed, self._watch = matching or Matching(), seed, watch
         self._unconditional = unconditional

@@ -1,6 +1,7 @@
 """DMD2's training runs, one function each: the paper's, and the same for KOALA's students. Needs no torch."""
 
 from dataclasses import replace
+from typing import Any
 
 from koala.distill.config import Run
 
@@ -8,8 +9,8 @@ _FOUR, _ONE = (999, 749, 499, 249), (399,)
 _NOTES = (
     "DMD2 (Yin et al., NeurIPS 2024), its code and appendix: AdamW (0.9, 0.999), decay 1e-2, constant rate after 500 "
     "steps, clipped at 10, bf16, seed 10, no average of the generator",
-    "of the two orders of warm-up that its code allows, 500 optimisation steps are taken here; its launcher steps the "
-    "schedule once a process, which makes 500 / 64 of them",
+    "the warm-up is of 500 steps here; its code moves the schedule on once for each process, so that its own was of "
+    "500 / 64",
     "data: captions of LAION-Aesthetics 6.25+ (3 million) to draw from; --real: 500,000 images of 5.5+, 1024 px",
 )
 _UNVERIFIED = (
@@ -18,8 +19,14 @@ _UNVERIFIED = (
 )
 
 
+def _dmd2(**values: Any) -> Run:
+    """A run with what all of the paper's have in common."""
+    common: dict[str, Any] = {"warmup": 500, "clip_norm": 10.0, "precision": "bf16", "seed": 10}
+    return Run(**common, gradient_checkpointing=True, save_every=1000, **values)
+
+
 def _sdxl(name: str, steps: int, timesteps: tuple[int, ...], *notes: str) -> Run:
-    return Run(
+    return _dmd2(
         name=name,
         student="sdxl",
         teacher="sdxl",
@@ -28,12 +35,6 @@ def _sdxl(name: str, steps: int, timesteps: tuple[int, ...], *notes: str) -> Run
         batch_size=2,
         global_batch=128,
         learning_rate=5e-7,
-        warmup=500,
-        clip_norm=10.0,
-        precision="bf16",
-        gradient_checkpointing=True,
-        seed=10,
-        save_every=1000,
         notes=(*_NOTES, "batch 128 = 2 x 64 A100 of 80 GB, sharded: --config_file koala/distill/fsdp.yaml", *notes),
     )
 
@@ -98,11 +99,10 @@ def sdxl_4step_lora() -> Run:
 def sd15(stage: int) -> Run:
     """DMD2 of Stable Diffusion v1.5 in one step: distribution matching alone (stage 1), then with the GAN (stage 2)."""
     first = stage == 1
-    return Run(
+    return _dmd2(
         name=f"dmd2-sd15-stage{stage}",
         student="sdm-v1.5",
         teacher="sdm-v1.5",
-        student_weights="inherit",
         timesteps=(999,),
         guidance=1.75,
         ratio=10,
@@ -112,12 +112,6 @@ def sd15(stage: int) -> Run:
         batch_size=32,
         global_batch=2048,
         learning_rate=1e-5 if first else 5e-7,
-        warmup=500,
-        clip_norm=10.0,
-        precision="bf16",
-        gradient_checkpointing=True,
-        seed=10,
-        save_every=1000,
         notes=(
             *_NOTES,
             "batch 2048 = 32 x 64 A100",

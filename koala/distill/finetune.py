@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from koala.distill.batch import Batch
 from koala.distill.losses import min_snr_weights, task_loss
 from koala.distill.noise import draw
-from koala.distill.objective import Terms
+from koala.distill.objective import Terms, in_training
 from koala.distill.prediction import add_noise, signal_to_noise, target
 from koala.models.spec import ModelSpec
 from koala.sampling.schedules import training_schedule
@@ -56,9 +56,7 @@ class FineTuning:
         noise_offset: float = 0.0,
         watch: Watch = unwatched,
     ):
-        if not any(parameter.requires_grad for parameter in unet.parameters()):
-            unet.requires_grad_(True)
-        self.spec, self.trained, self._watch = spec, {"unet": unet.train()}, watch
+        self.spec, self.trained, self._watch = spec, {"unet": in_training(unet)}, watch
         self._seed, self._min_snr_gamma, self._noise_offset = seed, min_snr_gamma, noise_offset
 
     def turns(self, step: int) -> Sequence[str]:

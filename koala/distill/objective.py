@@ -17,6 +17,13 @@ class Terms:
     parts: Mapping[str, Tensor]  # detached, unweighted scalars for the log: "task", "output", "feature", "feature/UP-1"
 
 
+def in_training(network: nn.Module) -> nn.Module:
+    """`network` in training mode, all of it where nothing of it requires a gradient yet (adapters do)."""
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        network.requires_grad_(True)
+    return network.train()
+
+
 @runtime_checkable
 class Objective(Protocol):
     """What one step computes.

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from koala.distill.batch import Batch
 from koala.distill.finetune import Watch, unwatched
-from koala.distill.objective import Terms
+from koala.distill.objective import Terms, in_training
 from koala.distill.prediction import clean_of
 from koala.models.conditioning import size_ids
 from koala.models.spec import ModelSpec
@@ -24,9 +24,7 @@ class Regression:
     """The objective of a generator that draws what the teacher drew from the same noise, in its first timestep."""
 
     def __init__(self, spec: ModelSpec, unet: nn.Module, timestep: int, watch: Watch = unwatched):
-        if not any(parameter.requires_grad for parameter in unet.parameters()):
-            unet.requires_grad_(True)
-        self.spec, self.trained, self._timestep, self._watch = spec, {"unet": unet.train()}, timestep, watch
+        self.spec, self.trained, self._timestep, self._watch = spec, {"unet": in_training(unet)}, timestep, watch
 
     def turns(self, step: int) -> Sequence[str]:
         """The one U-Net, at every step."""

@@ -81,7 +81,8 @@ def _sampling(run: Run, made: Assembly, accelerator: Accelerator, console: Conso
     main = accelerator.is_main_process
     if not (main or sharded):
         return None
-    conditioner, objective = made.conditioner, made.objective
+    conditioner = made.conditioner
+    matching = made.objective if isinstance(made.objective, DistributionMatching) else None
 
     def say(text: str) -> None:
         if main:
@@ -92,15 +93,15 @@ def _sampling(run: Run, made: Assembly, accelerator: Accelerator, console: Conso
         return None
 
     first = range(min(grids.PROMPTS, len(made.examples)))
-    few = made.examples.batch(first, first) if isinstance(objective, DistributionMatching) else None
+    few = made.examples.batch(first, first) if matching else None
 
     def sample(step: int) -> None:
         images = drawn.images(made.unet)
         if main:
             drawn.write(images, step, run.folder / grids.FOLDER)
             grids.track(accelerator.trackers, images, step)
-        if few is not None and isinstance(objective, DistributionMatching):
-            seen = objective.look(few.to(accelerator.device, torch.float32))
+        if matching and few:
+            seen = matching.look(few.to(accelerator.device, torch.float32))
             if main:
                 drawn.write_scores(seen, few.captions, step, run.folder / grids.FOLDER)
 

@@ -70,13 +70,6 @@ class Settings:
             "prompt": prompt,
             "negative": self.recipe.negative if self.recipe.guided else None,
             "seed": seed,
-            **self._facts,
-        }
-
-    @cached_property
-    def _facts(self) -> Row:
-        """What it says of all of them alike; not to be changed."""
-        return {
             "model": self.spec.name,
             "weights": self.weights,
             "weights_hash": self.weights_hash,

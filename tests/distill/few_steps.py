@@ -38,7 +38,7 @@ def matching_of(student=KOALA, teacher=SDXL, critic=KOALA, **changes):
         teacher,
         unet_of(teacher, 2),
         critic,
-        critic_of(critic, 3, judges=numbers.judges),
+        critic_of(critic, 3, judges=bool(numbers.critic_gan_weight)),
         unconditional,
         numbers,
         SEED,

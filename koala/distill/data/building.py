@@ -24,6 +24,19 @@ Listeners = tuple[Callable[[], None], Callable[[], None]]  # called after each e
 Progress = Callable[[int], AbstractContextManager[Listeners]]  # of so many units
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one process adds to a cache: units, and how many examples of each, none: all of its."""
+
+    writer: Writer
+    units: Mapping[int, int | None]
+    device: str
+    dtype: str
+    first: bool  # of the processes
+    on_example: Callable[[], None]
+    on_unit: Callable[[], None]
+
+
 @runtime_checkable
 class Work(Protocol):
     """What is to be written into a cache, in units that several processes may share."""
@@ -36,15 +49,8 @@ class Work(Protocol):
         """Everything that decides what the cache holds, but for rounding."""
         ...
 
-    def write(
-        self,
-        writer: Writer,
-        units: Mapping[int, int | None],
-        where: tuple[str, str],
-        rank: int,
-        listeners: Listeners,
-    ) -> None:
-        """Write these units on a device in a dtype; the first process also the condition of no caption."""
+    def write(self, share: Share) -> None:
+        """Write the units of a share, and in the first process the condition of no caption."""
         ...
 
 
@@ -79,9 +85,9 @@ class Job:
         """Everything that decides what a cache holds, but for rounding."""
         return {
             "model": self.spec.name,
-            "weights": _absolute(self.weights),
+            "weights": absolute(self.weights),
             "dtype": dtype,
-            "source": _absolute(self.origin),
+            "source": absolute(self.origin),
             "source_units": len(self.source.units),
             "source_digest": self.source.digest[:16],
             "limit": self.limit,
@@ -91,26 +97,19 @@ class Job:
             **model_settings(self.spec),
         }
 
-    def write(
-        self,
-        writer: Writer,
-        units: Mapping[int, int | None],
-        where: tuple[str, str],
-        rank: int,
-        listeners: Listeners,
-    ) -> None:
-        """Encode units on a device in a dtype, and after the first of them the condition of no caption."""
-        on_example, on_unit = listeners
+    def write(self, share: Share) -> None:
+        """Encode the units of a share, and after the first of them the condition of no caption."""
+        writer = share.writer
         check_columns(self.source.read(0), self.preparation.columns)
-        networks = load(self.spec, *where, self.weights, ("text", "autoencoder"), self.seed)
+        networks = load(self.spec, share.device, share.dtype, self.weights, ("text", "autoencoder"), self.seed)
         encoder = Encoder(networks, self.seed, self.batch_size)
-        encoding = Encoding(self.source, self.preparation, encoder, writer.folder, self.workers, on_example)
-        for unit, limit in units.items():
+        encoding = Encoding(self.source, self.preparation, encoder, writer.folder, self.workers, share.on_example)
+        for unit, limit in share.units.items():
             writer.add_unit(unit, encoding.unit(unit, limit))
-            on_unit()
-            if rank == 0:
+            share.on_unit()
+            if share.first:
                 writer.add_empty(encoder.empty)
-        if rank == 0:
+        if share.first:
             writer.add_empty(encoder.empty)
 
 
@@ -135,7 +134,7 @@ def build(job: Work, out: Path, device: str, dtype: str, progress: Progress) -> 
         if missing or (rank == 0 and not writer.has_empty):
             shown = progress(len(missing)) if rank == 0 else nullcontext((_nothing, _nothing))
             with shown as listeners:
-                job.write(writer, missing, (place, dtype), rank, listeners)
+                job.write(Share(writer, missing, place, dtype, rank == 0, *listeners))
     try:
         state.wait_for_everyone()
     except RuntimeError as error:  # the connection to a process that is gone
@@ -145,7 +144,8 @@ def build(job: Work, out: Path, device: str, dtype: str, progress: Progress) -> 
     return read_index(out) if rank == 0 else None
 
 
-def _absolute(name: str) -> str:
+def absolute(name: str) -> str:
+    """The path of a file or folder that is here, wherever the command was given; another name as it is."""
     return str(Path(name).resolve()) if Path(name).exists() else name
 
 

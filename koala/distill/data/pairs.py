@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from koala import __version__
-from koala.distill.data.building import Listeners
-from koala.distill.data.cache import Writer, model_settings
+from koala.distill.data.building import Share, absolute
+from koala.distill.data.cache import model_settings
 from koala.distill.data.encoding import Encoder
 from koala.distill.data.shards import Encoded, write_shard
 from koala.harness.records import Row
@@ -45,7 +45,7 @@ class Pairs:
         return {
             "made": KIND,
             "model": self.spec.name,
-            "weights": self.weights,
+            "weights": absolute(self.weights),
             "dtype": dtype,
             "recipe": asdict(self.recipe),
             "prompts": sha256(json.dumps(self.prompts).encode()).hexdigest()[:16],
@@ -57,31 +57,24 @@ class Pairs:
             **model_settings(self.spec),
         }
 
-    def write(
-        self,
-        writer: Writer,
-        units: Mapping[int, int | None],
-        where: tuple[str, str],
-        rank: int,
-        listeners: Listeners,
-    ) -> None:
-        """Draw these units on a device in a dtype."""
-        on_example, on_unit = listeners
-        sampler = Sampler(load(self.spec, *where, self.weights, ("unet", "text"), self.seed))
+    def write(self, share: Share) -> None:
+        """Draw the units of a share."""
+        writer = share.writer
+        sampler = Sampler(load(self.spec, share.device, share.dtype, self.weights, ("unet", "text"), self.seed))
         encodings = Encodings(sampler, self.prompts)
-        if rank == 0:
+        if share.first:
             writer.add_empty(Encoder(sampler.components).empty)
-        for unit, count in units.items():
+        for unit, count in share.units.items():
             places = range(unit * _UNIT, unit * _UNIT + (count or 0))
             drawn: list[Encoded] = []
             for start in range(0, len(places), self.batch_size):
                 some = self._draw(sampler, encodings, places[start : start + self.batch_size])
                 drawn += [one.stored() for one in some]
                 for _ in some:
-                    on_example()
+                    share.on_example()
             shard = write_shard(writer.folder, f"pairs-{unit:06d}", drawn)
             writer.add_unit(unit, {"name": shard["name"], "shards": [shard]})
-            on_unit()
+            share.on_unit()
 
     def _draw(self, sampler: Sampler, encodings: Encodings, places: range) -> list[Encoded]:
         prompts = [self.prompts[place % len(self.prompts)] for place in places]
