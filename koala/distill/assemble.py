@@ -151,6 +151,7 @@ def assemble(run: Run, device: torch.device, watch: Watch) -> Assembly:
         examples: Examples = OnTheFly(indexed, preparation(run, models), held, run.seed, run.batch_size)
     else:
         examples, digest = cache, data_digest(cache)
+    distance = few_steps.distance(run, models.frozen, device)
     unet = student_unet(run, models)
     options: dict[str, Any] = {
         "seed": run.seed,
@@ -170,10 +171,10 @@ def assemble(run: Run, device: torch.device, watch: Watch) -> Assembly:
     elif models.teacher is None:
         objective = FineTuning(models.student, unet, **options)
     elif run.timesteps and models.critic is None:
-        objective = Regression(models.student, unet, run.timesteps[0], watch)
+        objective = Regression(models.student, unet, run.timesteps[0], distance, watch)
     elif models.critic is not None:
         named = models.student, models.teacher, models.critic
-        objective = few_steps.objective(run, *named, unet, examples.empty(), device, watch=watch)
+        objective = few_steps.objective(run, *named, unet, examples.empty(), device, distance=distance, watch=watch)
     else:
         objective = _distillation(run, models, models.teacher, unet, device, options)
     examples = without_captions(examples, run.caption_dropout, run.seed)

@@ -66,6 +66,9 @@ class Run:
     """Of the distance to what the teacher draws from the same noise; alone it needs no critic."""
     pairs: str = ""
     """Cache of `python -m koala pairs` for that distance; default: --data."""
+    lpips: str = ""
+    """Folder of LPIPS's weights for VGG-16, which makes that distance LPIPS between decoded images; default: the mean
+    square between latents."""
     simulate: bool = True
     """Later steps begin with what the generator draws in the earlier ones; else with noisy real images."""
     real: str = ""
@@ -183,8 +186,10 @@ class Run:
             raise KoalaError("without a --teacher there is nothing to inherit: give --student-weights")
         if self.timesteps:
             self._check_few_steps()
-        elif self.critic or self.real or self.pairs or self.regression_weight:
-            raise KoalaError("--critic, --real, --pairs and --regression-weight are for few steps: give --timesteps")
+        elif named := [name for name in ("critic", "real", "pairs", "lpips") if getattr(self, name)]:
+            raise KoalaError(f"--{named[0]} is for few steps: give --timesteps")
+        elif self.regression_weight:
+            raise KoalaError("--regression-weight is for few steps: give --timesteps")
         if self.global_batch % self.batch_size:
             raise KoalaError(f"--global-batch {self.global_batch} is no multiple of --batch-size {self.batch_size}")
 
@@ -198,8 +203,9 @@ class Run:
             raise KoalaError("--timesteps and --features belong to two objectives: leave one of them out")
         if not (self.matching_weight or self.gan_weight or self.regression_weight):
             raise KoalaError("nothing is learnt: neither matching nor the GAN nor regression has a weight")
-        if self.pairs and not self.regression_weight:
-            raise KoalaError("--pairs are learnt by --regression-weight, which is 0")
+        for name in ("pairs", "lpips"):
+            if getattr(self, name) and not self.regression_weight:
+                raise KoalaError(f"--{name} is for the distance of --regression-weight, which is 0")
         if self.precision == "fp16":
             raise KoalaError("the GAN's gradients are too small for fp16, whose loss scale does not reach them: bf16")
         if self.gan_weight and not self.critic_gan_weight:

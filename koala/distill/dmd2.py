@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from koala.distill.batch import Batch
@@ -24,7 +25,7 @@ from koala.distill.losses import (
 from koala.distill.noise import integers, normal
 from koala.distill.objective import Terms, in_training
 from koala.distill.prediction import add_noise, clean_of, target
-from koala.distill.regression import drawn_size, regression_loss
+from koala.distill.regression import Distance, drawn_size, regression_loss
 from koala.models.conditioning import Condition
 from koala.models.spec import ModelSpec
 from koala.sampling.schedules import training_schedule
@@ -56,8 +57,9 @@ class DistributionMatching:
     """The objective of a generator ("unet") and of the critic that follows it ("critic").
 
     The generator learns at every `ratio`-th step, the critic at each, on what the generator draws for the same batch.
-    `unconditional` is the one row that the teacher's guidance contrasts with. Real images are `batch.others["real"]`,
-    or the batch's own. `watch` takes the time under the names "generator", "critic" and "teacher".
+    `unconditional` is the one row that the teacher's guidance contrasts with; `distance` is that of the regression.
+    Real images are `batch.others["real"]`, or the batch's own. `watch` takes the time under the names "generator",
+    "critic" and "teacher".
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class DistributionMatching:
         unconditional: Condition,
         matching: Matching | None = None,
         seed: int = 0,
+        distance: Distance = F.mse_loss,
         watch: Watch = unwatched,
     ):
         self.spec, self.teacher_spec, self.critic_spec = spec, teacher_spec, critic_spec
@@ -79,7 +82,8 @@ class DistributionMatching:
             CRITIC: critic.requires_grad_(True).train(),
         }
         self.teacher = teacher.eval().requires_grad_(False)
-        self.matching, self._seed, self._watch = matching or Matching(), seed, watch
+        self.matching, self._seed = matching or Matching(), seed
+        self._distance, self._watch = distance, watch
         self._unconditional = unconditional
         self._index = 0  # which of the generator's steps is trained at this step
         self._fakes: tuple[tuple[int, ...], Latents] | None = None  # what the generator's turn drew for a batch
@@ -164,7 +168,8 @@ class DistributionMatching:
     def _regression(self, pairs: Batch) -> Tensor:
         pairs = drawn_size(pairs.to(pairs.clean.device, torch.float32), self.spec)
         with self._watch("generator"):
-            return regression_loss(self.spec, self.trained[GENERATOR], self.matching.timesteps[0], pairs)
+            first = self.matching.timesteps[0]
+            return regression_loss(self.spec, self.trained[GENERATOR], first, pairs, self._distance)
 
     @torch.no_grad()
     def _gradient(self, fake: Latents, batch: Batch) -> Tensor:

@@ -71,7 +71,7 @@ def sdxl_1step_pretrain() -> Run:
             _NOTES[0],
             "DMD2's appendix: 10,000 pairs of SDXL (guidance 8, its pipeline's default steps), 2,000 steps of 4 x 64",
             "data: `python -m koala pairs sdxl --guidance 8 --n 10000 ...`",
-            "left out: LPIPS between images that a tiny autoencoder decodes; here the mean square between latents",
+            "left out: its distance is LPIPS, as --lpips FOLDER has it; the mean square of latents needs no weights",
         ),
     )
 

@@ -7,10 +7,13 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
+from torch.nn import functional as F
 
 from koala.distill.config import INHERIT, Run
 from koala.distill.critic import Critic, Seen, narrowest
 from koala.distill.dmd2 import DistributionMatching, Matching
+from koala.distill.perceptual import perceptual
+from koala.distill.regression import Distance
 from koala.errors import KoalaError
 from koala.models.conditioning import Condition, random_condition, size_ids
 from koala.models.load import load
@@ -58,6 +61,13 @@ def objective(
     assert taught_by is not None
     networks = (student, unet, teacher, taught_by, critic, follower)
     return DistributionMatching(*networks, unconditional, matching(run), run.seed, **options)
+
+
+def distance(run: Run, spec: ModelSpec, device: torch.device) -> Distance:
+    """That of the run's regression, in the latent space of `spec`."""
+    if not run.lpips:
+        return F.mse_loss
+    return perceptual(spec, Path(run.lpips), device, run.precision, run.teacher_weights, run.seed)
 
 
 def critic_of(

@@ -1,6 +1,6 @@
 """Runs of DMD2: how their critic begins, what goes together, and what comes out of them."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -12,15 +12,20 @@ from PIL import Image
 from safetensors.torch import save_file
 from toy import ToyExamples
 
+from bench.case import Axes, grid
+from bench.rule import Rule
+from bench.worker import measure_case
 from koala.distill import few_steps, log, runs
 from koala.distill.assemble import models_of, student_unet
 from koala.distill.critic import Critic
 from koala.distill.data.beside import beside
 from koala.distill.data.order import index_of
 from koala.errors import KoalaError
+from koala.harness.cli import Command, main
 from koala.models import zoo
 from koala.models.load import load
 from koala.models.spec import Recipe
+from koala.sampling.gallery import Gallery
 from koala.sampling.sampler import Sampler
 
 NAME = "tiny-dmd2-koala-700m-4step"
@@ -226,6 +231,18 @@ def test_the_result_is_sampled_by_its_own_recipe_here_and_in_diffusers(made):
         output_type="pt",
     ).images
     assert (ours.float() - (theirs * 255).permute(0, 2, 3, 1)).abs().max() < 1.0
+
+
+def test_bench_and_eval_take_the_result_by_its_path_and_in_its_own_steps(made, tmp_path, capsys):
+    final = str(made / "final")
+    (case,) = grid(Axes((final,), ("pipeline",), (), (1,), ("fp32",), (25,), "cpu"))
+    measured = measure_case(lambda message: None, asdict(case), asdict(Rule(warmup=0, repeats=1, most=1)))
+    assert (measured["status"], case.steps) == ("ok", 4) and len(measured["samples_s"]["step"][0]) == 4
+    options = ["--models", final, "--suite", "koala-smoke", "--limit", "1", "--device", "cpu", "--out", str(tmp_path)]
+    commands = {"generate": Command("eval.commands.generate", "")}
+    assert main("eval", "", commands, (), ["generate", *options]) == 0
+    (row,) = Gallery(capsys.readouterr().out.strip()).rows()
+    assert row["model"] == case.model and row["recipe"]["timesteps"] == [999, 749, 499, 249]
 
 
 def test_the_card_says_how_few_steps_are_drawn(made):

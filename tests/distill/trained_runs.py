@@ -14,7 +14,9 @@ STUDENT = "tiny-koala-700m"
 
 def koala(*arguments) -> int:
     """The exit code of `python -m koala ...`, in this process."""
-    commands = {name: Command(f"koala.commands.{name}", "") for name in ("encode", "train", "sample", "export")}
+    commands = {
+        name: Command(f"koala.commands.{name}", "") for name in ("encode", "pairs", "train", "sample", "export")
+    }
     return main("koala", "", commands, (), list(map(str, arguments)))
 
 
