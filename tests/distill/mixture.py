@@ -11,6 +11,7 @@ from torch import nn
 from koala.distill.batch import Batch
 from koala.models import zoo
 from koala.models.conditioning import Condition
+from koala.sampling import seeds
 from koala.sampling.schedules import training_schedule
 
 SPEC = replace(zoo.get("tiny-sdm-v1.4"), name="mixture", autoencoder=None)  # of which the prediction counts
@@ -59,6 +60,17 @@ class Points:
 
     def empty(self) -> Condition:
         return Condition()
+
+
+class Pairs(Points):
+    """What a teacher draws from noise, as training examples."""
+
+    def __init__(self, teacher, n=2000):
+        noises = seeds.noise([seeds.generator(place) for place in range(n)], (2, 1, 1))
+        self._points = many_steps(teacher, noises)
+
+    def batch(self, indices: Sequence[int], positions: Sequence[int]) -> Batch:
+        return replace(super().batch(indices, positions), noise_seeds=tuple(indices))
 
 
 @torch.no_grad()
