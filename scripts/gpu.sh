@@ -9,6 +9,7 @@
 #   profiles KOALA-700M and SDXL under every profile         batches   images per second at 1 to 8 images a call
 #   weights  random against plain normal weights             perf      pytest-benchmark on the GPU
 #   generation  images of a suite a second beside a plain diffusers loop
+#   sharding    a DMD2 iteration of KOALA-700M: images a second in one process, replicated and sharded
 #
 # Runs from a checkout without installation or .git (pass the commit in KOALA_COMMIT). A part writes to OUT_DIR as it
 # goes and can be run again: a sweep begins from the rows in results/ and measures only what is missing.
@@ -16,7 +17,7 @@
 set -u
 out=${1:?usage: sh scripts/gpu.sh OUT_DIR [PART...]}
 shift
-parts="tests paper cards breakdown generation train runs profiles batches weights perf"
+parts="tests paper cards breakdown generation train runs sharding profiles batches weights perf"
 # shellcheck disable=SC2086
 [ $# -gt 0 ] || set -- $parts
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
@@ -123,6 +124,15 @@ runs() {
     return $code
 }
 
+sharding() {
+    need_pytest && need datasets=datasets || return 2
+    timeout 590 "$python" -m pytest -q -s tests/perf/test_sharding_speed.py --benchmark-only -p no:cacheprovider \
+        --benchmark-json="$out/sharding.json" >"$out/sharding.txt" 2>&1
+    code=$?
+    tail -n 30 "$out/sharding.txt"
+    return $code
+}
+
 profiles() {
     small=
     [ "$device" = cpu ] && small="--models tiny-sdxl --profiles eager,diffusers-eager,fp16-fix,tiny-vae,low-vram,fp8"
@@ -153,7 +163,7 @@ perf() {
     need_pytest || return 2
     pick="gpu"
     [ "$device" = cpu ] && pick="not gpu and not fullsize"
-    timeout 590 "$python" -m pytest -q tests/perf -m "$pick" -k "not training and not taps and not suite_is_drawn" --benchmark-only -p no:cacheprovider \
+    timeout 590 "$python" -m pytest -q tests/perf -m "$pick" -k "not training and not taps and not sharding and not suite_is_drawn" --benchmark-only -p no:cacheprovider \
         --benchmark-json="$out/perf.json" >"$out/perf.txt" 2>&1
     code=$?
     tail -n 30 "$out/perf.txt"
@@ -163,7 +173,7 @@ perf() {
 worst=0
 for part in "$@"; do
     case $part in
-    tests | paper | cards | breakdown | generation | train | runs | profiles | batches | weights | perf) ;;
+    tests | paper | cards | breakdown | generation | train | runs | sharding | profiles | batches | weights | perf) ;;
     *) echo "error: unknown part '$part'; known: $parts" >&2; exit 2 ;;
     esac
     echo "== $part"
