@@ -1,12 +1,16 @@
-"""`python -m bench` as people run it: real processes in a folder of their own."""
+"""`python -m bench` as people run it: real processes in a folder of their own, or in this one where that is enough."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from bench.__main__ import COMMANDS, EXAMPLES
 from koala.harness import records
+from koala.harness.cli import main
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ["sweep", "smoke", "--resolutions", "64", "--repeats", "2", "--budget", "0"]
@@ -24,6 +28,14 @@ def bench(*args, cwd, **more):
         text=True,
         **more,
     )
+
+
+def bench_here(*args, cwd):
+    """The same in this process, whose server of measuring processes has its imports done."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main("bench", "", COMMANDS, EXAMPLES, list(map(str, args)))
+    return subprocess.CompletedProcess(args, code, out.getvalue(), err.getvalue())
 
 
 def started(*args, cwd):

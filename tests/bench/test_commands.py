@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from command_lines import OURS, ROOT, SMOKE, bench, started, statuses, wait_for_rows
+from command_lines import OURS, ROOT, SMOKE, bench, bench_here, started, statuses, wait_for_rows
 
 from koala.harness import records
 
@@ -35,7 +35,7 @@ def test_a_sweep_prints_one_table_and_writes_rows_csv_and_markdown(swept):
 
 def test_starting_again_measures_nothing_and_prints_the_same_table(swept):
     folder, first = swept
-    again = bench(*SMOKE, cwd=folder)
+    again = bench_here(*SMOKE, cwd=folder)
     assert again.returncode == 0
     assert "6 of 6 cases are measured already" in again.stderr
     assert again.stdout == first.stdout
@@ -44,7 +44,7 @@ def test_starting_again_measures_nothing_and_prints_the_same_table(swept):
 
 def test_a_wider_sweep_measures_only_what_is_missing(swept):
     folder, _ = swept
-    wider = bench(*SMOKE, "--batch-sizes", "1,2", "--targets", "unet", cwd=folder)
+    wider = bench_here(*SMOKE, "--batch-sizes", "1,2", "--targets", "unet", cwd=folder)
     assert "2 of 4 cases are measured already" in wider.stderr
     assert len(statuses(folder / "runs/bench/rows.jsonl")) == 8
 
@@ -53,7 +53,7 @@ def test_fresh_keeps_the_old_rows_under_another_name(swept, tmp_path):
     folder, _ = swept
     out = tmp_path / "rows.jsonl"
     out.write_bytes((folder / "runs/bench/rows.jsonl").read_bytes())
-    done = bench(*SMOKE, "--targets", "unet", "--fresh", "--out", out, cwd=tmp_path)
+    done = bench_here(*SMOKE, "--targets", "unet", "--fresh", "--out", out, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert statuses(out) == ["ok"] * 2
     (aside,) = (p for p in tmp_path.glob("rows.*.jsonl"))
@@ -62,7 +62,7 @@ def test_fresh_keeps_the_old_rows_under_another_name(swept, tmp_path):
 
 
 def test_a_dry_run_lists_cases_with_rough_memory_and_time_and_measures_nothing(tmp_path):
-    done = bench(*SMOKE, "--models", "tiny-sdm-v1.4", "--dry-run", cwd=tmp_path)
+    done = bench_here(*SMOKE, "--models", "tiny-sdm-v1.4", "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| to do") == 3
     assert "about [GiB]" in done.stdout
@@ -109,7 +109,7 @@ def test_a_torn_last_line_is_reported_and_its_case_measured_again(swept, tmp_pat
     whole = (folder / "runs/bench/rows.jsonl").read_bytes().splitlines(keepends=True)
     out = tmp_path / "rows.jsonl"
     out.write_bytes(b"".join(whole[:4]) + whole[4][:-20])  # an environment, three rows and a torn fourth
-    done = bench(*SMOKE, "--out", out, cwd=tmp_path)
+    done = bench_here(*SMOKE, "--out", out, cwd=tmp_path)
     assert done.returncode == 0
     assert "line 5: not a whole row, skipped" in done.stderr
     assert "3 of 6 cases are measured already" in done.stderr
@@ -146,7 +146,7 @@ def test_a_torn_last_line_is_reported_and_its_case_measured_again(swept, tmp_pat
     ],
 )
 def test_a_users_mistake_is_one_clear_line_and_exit_code_2(args, words, tmp_path):
-    done = bench(*args, cwd=tmp_path)
+    done = bench_here(*args, cwd=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
@@ -156,19 +156,19 @@ def test_a_users_mistake_is_one_clear_line_and_exit_code_2(args, words, tmp_path
 def test_a_profile_that_cannot_work_here_is_an_answer_and_asked_again_for_it_may_work_later(tmp_path):
     small = ["sweep", "smoke", "--device", "cpu", "--models", "tiny-koala-700m", "--targets", "pipeline", "--repeats"]
     args = [*small, "2", "--resolutions", "64", "--budget", "0", "--profiles", "eager,diffusers-eager,tiny-vae,fp8"]
-    done = bench(*args, cwd=tmp_path)
+    done = bench_here(*args, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert statuses(tmp_path / "runs/bench/rows.jsonl") == ["ok", "ok", "ok", "unsupported"]
     assert "not possible: the profile fp8 cannot work here" in done.stderr
     assert "not possible |" in done.stdout
     assert "- tiny-koala-700m pipeline: the profile fp8 cannot work here: fp8 matrix products need" in done.stdout
-    again = bench(*args, cwd=tmp_path)
+    again = bench_here(*args, cwd=tmp_path)
     assert (again.returncode, again.stdout) == (0, done.stdout)
     assert "3 of 4 cases are measured already" in again.stderr
 
 
 def test_a_failed_case_makes_exit_code_1(tmp_path):
-    done = bench(*SMOKE, "--targets", "unet", "--timeout", "0.01", cwd=tmp_path)
+    done = bench_here(*SMOKE, "--targets", "unet", "--timeout", "0.01", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stdout.count("timed out") == 2
     assert statuses(tmp_path / "runs/bench/rows.jsonl") == ["timeout"] * 2
@@ -176,9 +176,9 @@ def test_a_failed_case_makes_exit_code_1(tmp_path):
 
 def test_table_prints_csv_and_json_that_machines_read(swept):
     folder, _ = swept
-    csv = bench("table", "--format", "csv", cwd=folder)
+    csv = bench_here("table", "--format", "csv", cwd=folder)
     frame = pd.read_csv(io.StringIO(csv.stdout))
-    lines = json.loads(bench("table", "--format", "json", cwd=folder).stdout)
+    lines = json.loads(bench_here("table", "--format", "json", cwd=folder).stdout)
     assert list(frame["model"]) == [line["model"] for line in lines]
     samples = [row["samples_s"]["total"] for row in records.read([folder / "runs/bench/rows.jsonl"]).rows]
     medians = sorted(sum(pair) / 2 for pair in samples)
@@ -187,7 +187,7 @@ def test_table_prints_csv_and_json_that_machines_read(swept):
 
 def test_twins_are_not_published(swept, tmp_path):
     folder, _ = swept
-    done = bench("publish", "--results", tmp_path, cwd=folder)
+    done = bench_here("publish", "--results", tmp_path, cwd=folder)
     assert done.returncode == 2
     assert "no finished rows of full-size models" in done.stderr
     assert not list(tmp_path.iterdir())

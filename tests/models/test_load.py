@@ -33,9 +33,9 @@ def every_output(network, **inputs):
 def test_activations_of_random_weights_are_finite_and_vary(name, dtype):
     spec = zoo.get(name)
     unet = load(spec, "cpu", dtype, parts=("unet",)).unet
-    for resolution in (64, 128, 192):
+    for resolution in (64, 128):
         torch.manual_seed(0)
-        inputs = unet_inputs(spec, resolution, 2, DTYPES[dtype], torch.device("cpu"))
+        inputs = unet_inputs(spec, resolution, 1, DTYPES[dtype], torch.device("cpu"))
         for output in every_output(unet, **inputs):
             assert output.isfinite().all()
         assert output.float().std() > 0.01

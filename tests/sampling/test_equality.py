@@ -46,9 +46,15 @@ def of_diffusers(components, recipe, size, negative, prompts):
         return_dict=False,
         **steps,
     )
-    latents = pipeline(prompts, generator=[seeds.generator(s) for s in SEEDS], output_type="latent", **options)[0]
-    images = pipeline(prompts, generator=[seeds.generator(s) for s in SEEDS], output_type="pt", **options)[0]
-    return latents, images
+    latents = []
+
+    def keep(pipeline, step, timestep, tensors):
+        latents.append(tensors["latents"])
+        return tensors
+
+    generators = [seeds.generator(s) for s in SEEDS]
+    images = pipeline(prompts, generator=generators, output_type="pt", callback_on_step_end=keep, **options)[0]
+    return latents[-1], images
 
 
 def assert_equal(components, recipe, size=(64, 64), negative=None, prompts=PROMPTS):
