@@ -11,6 +11,7 @@ COMMANDS = {
     "inherit": Command("koala.commands.inherit", "make a student U-Net from the weights of its teacher"),
     "export": Command("koala.commands.export", "write a model as one file or as a diffusers folder"),
     "recaption": Command("koala.commands.recaption", "write rich captions with an image-text-to-text model"),
+    "data": Command("koala.commands.data", "prepare a small captioned dataset that needs no hub"),
     "encode": Command("koala.commands.encode", "encode captioned images once, for training"),
     "pairs": Command("koala.commands.pairs", "draw pairs of noise and image, from which one step is learnt"),
     "train": Command("koala.commands.train", "train a named run: KOALA, BK-SDM, Segmind, fine-tuning, LoRA, DMD2"),

@@ -1,7 +1,8 @@
 """Every named run takes one step with its real networks, where KOALA_FULLSIZE=1.
 
-One image, encoded and trained on by the commands that a user gives; all weights are random. Without a GPU in bf16 and
-with gradient checkpointing, and a run that wants more memory than there is, swap included, is skipped.
+One image, encoded and trained on by the commands that a user gives; all weights are random. Without a GPU with
+gradient checkpointing, in bf16 where the processor multiplies it and in fp32 elsewhere, which would take a day in bf16.
+A run that wants more memory than there is, swap included, is skipped.
 """
 
 import math
@@ -22,6 +23,7 @@ from koala.distill import runs
 from koala.distill.config import INHERIT, Run
 from koala.distill.log import FILE, read
 from koala.distill.plan import Plan, plan
+from koala.harness.environment import cpu_isa
 from koala.models.networks import count_params, meta_networks
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +68,7 @@ def shortened(run: Run) -> Run:
         steps=1,
         batch_size=1,
         global_batch=1,
-        precision=run.precision if ON_GPU else "bf16",
+        precision=run.precision if ON_GPU else "bf16" if "bf16" in cpu_isa() else "fp32",
         gradient_checkpointing=run.gradient_checkpointing or not ON_GPU,
         tracker="none",
     )
