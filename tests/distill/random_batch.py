@@ -1,6 +1,6 @@
 """Batches of random values in the shapes of a model, and such by number."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -44,6 +44,7 @@ class RandomExamples:
 
     spec: ModelSpec
     count: int = 100
+    noise: bool = False  # told the seeds of the noise that they were drawn from
 
     def __len__(self) -> int:
         return self.count
@@ -54,7 +55,8 @@ class RandomExamples:
         captions = tuple(f"caption {index}" for index in indices)
         sizes = None if batch.sizes is None else batch.sizes[list(indices)]
         keys = tuple(map(str, indices))
-        return Batch(batch.clean[list(indices)], condition, sizes, tuple(positions), keys, captions)
+        rows = Batch(batch.clean[list(indices)], condition, sizes, tuple(positions), keys, captions)
+        return replace(rows, noise_seeds=tuple(indices)) if self.noise else rows
 
     def empty(self) -> Condition:
         return random_condition(self.spec, 1, torch.float32, torch.device("cpu")).map(torch.zeros_like)

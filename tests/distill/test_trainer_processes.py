@@ -84,6 +84,7 @@ def test_a_generator_and_its_critic_train_in_two_processes_and_sharded_as_in_one
     for out in (two, sharded):
         for step, (a, b) in enumerate(zip(results(one), results(out), strict=True)):
             assert set(a["losses"]) == ({"unet", "critic"} if step % 2 == 0 else {"critic"})
+            assert "regression" in a["losses"].get("unet", {"regression": 0})
             for network, losses in a["losses"].items():
                 assert b["losses"][network] == pytest.approx(losses, rel=1e-4), (out.name, step)
                 assert b["gradient_norm"][network] == pytest.approx(a["gradient_norm"][network], rel=1e-3)

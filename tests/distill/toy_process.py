@@ -26,7 +26,9 @@ from toy_training import kept
 import koala.distill
 from koala.distill.batch import Examples
 from koala.distill.config import Run
+from koala.distill.data.beside import beside
 from koala.distill.distributed import _check_fsdp, processes
+from koala.distill.dmd2 import PAIRS
 from koala.distill.kd import Distillation
 from koala.distill.objective import Objective
 from koala.distill.trainer import Trainer
@@ -153,7 +155,10 @@ def _task(job: Job, rank: int) -> tuple[Objective, Examples]:
         case "kd":
             return _distillation()
         case "dmd2":
-            return matching_of(gan_weight=0.5, ratio=2), RandomExamples(KOALA, 9)
+            pairs = RandomExamples(KOALA, 7, noise=True)
+            return matching_of(gan_weight=0.5, regression_weight=0.25, ratio=2), beside(
+                RandomExamples(KOALA, 9), {PAIRS: pairs}, seed=3
+            )
     return _toy(job, rank)
 
 
