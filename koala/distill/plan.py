@@ -105,7 +105,8 @@ class Plan:
         lines = {
             "memory": f"{_gib(held)} a process ({parts})",
             "activations": f"about {_gib(self.activation_bytes)} on top, {checkpointing} gradient checkpointing"
-            f"{'; compared features are not counted' if self.pairs else ''}",
+            f"{'; compared features are not counted' if self.pairs else ''}"
+            f"{'; neither LPIPS nor its images are counted' if self.run.lpips else ''}",
             "GPUs": "; ".join(verdicts) or "none is visible here",
         }
         if self.processes > 1 and not self.run.lora_rank:

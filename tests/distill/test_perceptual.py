@@ -1,5 +1,7 @@
 """LPIPS of decoded latents: the package lpips gives the same distances, and a run learns by them."""
 
+import os
+
 import lpips
 import pytest
 import torch
@@ -9,6 +11,7 @@ from few_steps import SDXL
 from koala.distill import log
 from koala.distill.perceptual import HEADS, TRUNK, Lpips, perceptual
 from koala.errors import KoalaError
+from koala.models import zoo
 from koala.models.load import load
 from koala.sampling.profiles import get
 
@@ -63,6 +66,15 @@ def test_half_precision_is_near(folder):
     half, full = Lpips(folder, CPU, torch.bfloat16)(one, other), Lpips(folder, CPU, torch.float32)(one, other)
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, full, rtol=0.02, atol=0)
+
+
+@pytest.mark.fullsize
+@pytest.mark.skipif(os.environ.get("KOALA_FULLSIZE") != "1", reason="6 GiB: set KOALA_FULLSIZE=1")
+def test_images_of_sdxl_are_compared_at_their_real_size(folder):
+    distance, latents = perceptual(zoo.get("sdxl"), folder, CPU, "fp32", "random", 0), torch.randn(1, 4, 128, 128)
+    drawn = latents.clone().requires_grad_()
+    distance(drawn, latents + 0.1).backward()
+    assert drawn.grad.isfinite().all() and drawn.grad.abs().max() > 0
 
 
 def test_files_that_are_missing_or_others_are_named(folder, tmp_path):

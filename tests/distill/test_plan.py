@@ -104,6 +104,12 @@ def test_epochs_are_counted_once_the_data_is_there(tmp_path):
     assert "data: elsewhere, not counted" in uncounted(elsewhere).text()
 
 
+def test_what_lpips_takes_is_not_counted_and_the_plan_says_so():
+    run = runs.get("tiny-dmd2-sdxl-1step-pretrain")
+    assert "LPIPS" not in uncounted(plan(run)).text()
+    assert "neither LPIPS nor its images are counted" in uncounted(plan(replace(run, lpips="weights"))).text()
+
+
 def test_what_else_is_held_is_counted_with_it():
     run = trained_runs.run()
     plain = plan(run).memory_bytes
