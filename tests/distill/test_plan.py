@@ -106,7 +106,7 @@ def test_epochs_are_counted_once_the_data_is_there(tmp_path):
 
 def test_what_lpips_takes_is_not_counted_and_the_plan_says_so():
     run = runs.get("tiny-dmd2-sdxl-1step-pretrain")
-    assert "LPIPS" not in uncounted(plan(run)).text()
+    assert "neither LPIPS" not in uncounted(plan(run)).text()
     assert "neither LPIPS nor its images are counted" in uncounted(plan(replace(run, lpips="weights"))).text()
 
 
