@@ -162,6 +162,7 @@ def panels(names: list[str]) -> plt.Figure:
         x, y = dots.flatten(1)[:SHOWN].T
         axis.scatter(x, y, s=1, linewidths=0, alpha=0.4, color=figures.INK, rasterized=True)
         axis.set(title=title, xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), aspect="equal", xticks=[], yticks=[])
+        axis.spines["bottom"].set_visible(False)
         axis.title.set_fontsize(8)
     figure.tight_layout()
     return figure

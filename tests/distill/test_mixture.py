@@ -67,7 +67,7 @@ def test_both_networks_learn_in_it():
 
 
 def test_one_step_draws_what_many_steps_would_after_a_short_training():
-    """How near it comes after a long one, over five seeds, is in results/lessons/dmd2-mixture.md."""
+    """How near it comes after a long one, over five seeds: scripts/dmd2_mixture.py."""
     teacher, judge = teacher_of(0, steps=200, batch_size=128), Judge(0)
     generator = generator_of(teacher, 0, steps=100, batch_size=64)
     many, before, after = judge.of_many_steps(teacher), judge.of_one_step(teacher), judge.of_one_step(generator)
