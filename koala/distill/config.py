@@ -186,10 +186,8 @@ class Run:
             raise KoalaError("without a --teacher there is nothing to inherit: give --student-weights")
         if self.timesteps:
             self._check_few_steps()
-        elif named := [name for name in ("critic", "real", "pairs", "lpips") if getattr(self, name)]:
-            raise KoalaError(f"--{named[0]} is for few steps: give --timesteps")
-        elif self.regression_weight:
-            raise KoalaError("--regression-weight is for few steps: give --timesteps")
+        elif named := [name for name in _OF_FEW_STEPS if getattr(self, name)]:
+            raise KoalaError(f"--{named[0].replace('_', '-')} is for few steps: give --timesteps")
         if self.global_batch % self.batch_size:
             raise KoalaError(f"--global-batch {self.global_batch} is no multiple of --batch-size {self.batch_size}")
 
@@ -244,6 +242,7 @@ class Run:
         return self.batch_size * self.accumulation
 
 
+_OF_FEW_STEPS = ("critic", "real", "pairs", "lpips", "regression_weight")  # and unset elsewhere
 _LEAST = {
     **dict.fromkeys(("steps", "batch_size", "accumulation", "save_every", "keep", "log_every", "ratio"), 1),
     **dict.fromkeys(("task_weight", "output_weight", "feature_weight", "lora_rank", "lora_alpha", "workers"), 0),

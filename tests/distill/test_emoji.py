@@ -209,8 +209,7 @@ def test_scenes_show_things_and_clocks_and_combinations_stay_out(registry):
 
 def test_a_dataset_is_written_whole_and_read_by_encode(registry, tmp_path, capsys):
     out = tmp_path / "data/emoji"
-    options = ("--out", out, "--size", 32, "--scenes", 20)
-    assert data(*options) == 0
+    assert data(*(options := ("--out", out, "--size", 32, "--scenes", 20))) == 0
     assert capsys.readouterr().out.strip() == str(out)
     counts = json.loads((out / INDEX).read_text())["images"]
     assert counts[SCENES] == 20 and sum(counts.values()) == len(glyphs()) + 22

@@ -143,6 +143,15 @@ def test_what_does_not_go_together_is_refused(changes, message):
         replace(runs.get(NAME), **changes)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"critic": "sdxl"}, {"real": "a"}, {"pairs": "a"}, {"lpips": "a"}, {"regression_weight": 0.5}]
+)
+def test_what_is_for_few_steps_is_refused_elsewhere(changes):
+    flag = "--" + next(iter(changes)).replace("_", "-")
+    with pytest.raises(KoalaError, match=f"{flag} is for few steps: give --timesteps"):
+        replace(runs.get("koala-700m-base"), **changes)
+
+
 def test_a_critic_of_another_family_is_refused():
     with pytest.raises(KoalaError, match="cannot teach"):
         models_of(replace(runs.get(NAME), critic="tiny-sdm-v1.5"))
