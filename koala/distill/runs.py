@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from koala.distill import dmd2_runs
-from koala.distill.config import Run
+from koala.distill import dmd2_runs, emoji_runs
+from koala.distill.config import INHERIT, Run
 from koala.errors import UnknownName
 from koala.models.twin import TWIN_PREFIX
 
@@ -236,6 +236,7 @@ RUNS: dict[str, Callable[[], Run]] = {
     "dmd2-sdxl-4step-lora": dmd2_runs.sdxl_4step_lora,
     **{f"dmd2-sd15-stage{stage}": partial(dmd2_runs.sd15, stage) for stage in (1, 2)},
     **{f"dmd2-koala-{size}-{n}step": partial(dmd2_runs.koala, size, n) for size in _SIZES["koala"] for n in (4, 1)},
+    **emoji_runs.RUNS,
 }
 
 
@@ -266,8 +267,9 @@ def tiny(run: Run) -> Run:
         student=TWIN_PREFIX + run.student,
         teacher=run.teacher and TWIN_PREFIX + run.teacher,
         critic=run.critic and TWIN_PREFIX + run.critic,
-        student_weights="random" if run.student_weights == "hub" else run.student_weights,
+        student_weights=INHERIT if run.student_weights == INHERIT else "random",
         teacher_weights="random",
+        data="",
         resolution=run.resolution // 8,
         steps=20,
         batch_size=2,

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from koala.errors import KoalaError
-from koala.models.spec import ClassLabels, ClipText, ModelSpec
-from koala.models.tokenizers import clip_tokenizer
+from koala.models.spec import ClassLabels, ClipText, ModelSpec, SentenceStates
+from koala.models.tokenizers import clip_tokenizer, sentence_tokenizer
 
 
 class PromptTruncated(UserWarning):
@@ -92,11 +93,7 @@ class ClipConditioner:
             output = encoder(tokens.to(_device_of(encoder)), output_hidden_states=self.plan.penultimate)
             contexts.append(output.hidden_states[-2] if self.plan.penultimate else output.last_hidden_state)
             pooled = output.text_embeds if "text_embeds" in output else pooled
-        encoded = Condition(torch.cat(contexts, dim=-1), pooled)
-        if len(unique) == len(prompts):
-            return encoded
-        rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=contexts[0].device)
-        return encoded.map(lambda field: field[rows])
+        return _row_each(Condition(torch.cat(contexts, dim=-1), pooled), unique, prompts)
 
     def guided(self, prompts: Sequence[str], negatives: Sequence[str] | None) -> Condition:
         """Without negative prompts: zeros where the model was trained so (SDXL), else the empty prompt."""
@@ -111,11 +108,38 @@ class ClipConditioner:
             tokens = tokenizer(prompt, verbose=False).input_ids
             if len(tokens) > tokenizer.model_max_length:
                 lost = tokenizer.decode(tokens[tokenizer.model_max_length - 1 : -1])
-                warnings.warn(
-                    f"CLIP reads {tokenizer.model_max_length} tokens; this end of the prompt is left out: {lost!r}",
-                    PromptTruncated,
-                    stacklevel=2,
-                )
+                told = f"CLIP reads {tokenizer.model_max_length} tokens; this end of the prompt is left out: {lost!r}"
+                warnings.warn(told, PromptTruncated, stacklevel=2)
+
+
+class SentenceConditioner:
+    """A sentence encoder; equal prompts of a batch are encoded once.
+
+    `tokenizer` is its file; None: words get numbers of their own, which will do for random weights.
+    """
+
+    def __init__(self, plan: SentenceStates, encoder: nn.Module, tokenizer: Path | None):
+        self.plan, self.networks = plan, (encoder,)
+        self._tokenize = sentence_tokenizer(tokenizer, plan.encoder.vocabulary)
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """States of all tokens; zeros after the last one, which attention without biases reads as nothing."""
+        (encoder,), most = self.networks, self.plan.encoder.max_tokens
+        unique = list(dict.fromkeys(prompts))
+        rows = [self._tokenize(text) for text in unique]
+        for text, row in zip(unique, rows, strict=True):
+            if len(row) > most:
+                told = f"this model reads {most} of the {len(row)} tokens of the prompt {text!r}"
+                warnings.warn(told, PromptTruncated, stacklevel=2)
+        kept = [row if len(row) <= most else (*row[: most - 1], row[-1]) for row in rows]
+        tokens = torch.tensor([[*row, *[0] * (most - len(row))] for row in kept], device=_device_of(encoder))
+        real = torch.tensor([[place < len(row) for place in range(most)] for row in kept], device=tokens.device)
+        states = encoder(tokens, attention_mask=real.long()).last_hidden_state
+        return _row_each(Condition(states * real[..., None].to(states.dtype)), unique, prompts)
+
+    def guided(self, prompts: Sequence[str], negatives: Sequence[str] | None) -> Condition:
+        """Without negative prompts: the empty one."""
+        return self.encode([*(negatives or [""] * len(prompts)), *prompts])
 
 
 class ClassConditioner:
@@ -141,10 +165,17 @@ class ClassConditioner:
         return self.encode(prompts).below(none if negatives is None else self.encode(negatives))
 
 
-def build_conditioner(spec: ModelSpec, networks: tuple[nn.Module, ...], device: torch.device) -> Conditioner:
-    """The conditioner of `spec` around its loaded text encoders; class labels need none."""
+def build_conditioner(
+    spec: ModelSpec, networks: tuple[nn.Module, ...], device: torch.device, tokenizer: Path | None = None
+) -> Conditioner:
+    """The conditioner of `spec` around its loaded text encoders; class labels need none.
+
+    `tokenizer` is the file of a sentence encoder's; those of CLIP are known.
+    """
     if isinstance(spec.conditioning, ClassLabels):
         return ClassConditioner(spec.conditioning, device)
+    if isinstance(spec.conditioning, SentenceStates):
+        return SentenceConditioner(spec.conditioning, networks[0], tokenizer)
     return ClipConditioner(spec.conditioning, networks)
 
 
@@ -163,6 +194,14 @@ def size_ids(
 ) -> Float[Tensor, "n 6"]:
     """SDXL's size conditioning: original size, crop corner and target size, each (height, width) in pixels."""
     return torch.tensor([*(original or image), *crop, *image], dtype=torch.float32).repeat(n, 1)
+
+
+def _row_each(encoded: Condition, unique: Sequence[str], prompts: Sequence[str]) -> Condition:
+    """A row for each prompt out of those of the different ones."""
+    if len(unique) == len(prompts):
+        return encoded
+    rows = [unique.index(prompt) for prompt in prompts]
+    return encoded.map(lambda field: field[torch.tensor(rows, device=field.device)])
 
 
 def _device_of(network: nn.Module) -> torch.device:

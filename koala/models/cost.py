@@ -68,14 +68,15 @@ def unet_cost(spec: ModelSpec, resolution: int, batch_size: int, dtype: str = "f
 
 @lru_cache(maxsize=256)
 def text_cost(spec: ModelSpec, prompts: int, dtype: str = "fp16") -> Cost:
-    """Cost of encoding that many different prompts with all CLIP encoders; nothing where prompts are class labels."""
+    """Cost of encoding that many different prompts with all text encoders; nothing where prompts are class labels."""
     total = NOTHING
-    if not isinstance(spec.conditioning, ClipText) or prompts == 0:
+    if prompts == 0:
         return total
+    penultimate = isinstance(spec.conditioning, ClipText) and spec.conditioning.penultimate
     networks = _networks(spec, "text", dtype)
     for encoder, plan in zip(networks.values(), spec.text_encoders, strict=True):
         tokens = torch.zeros(prompts, plan.max_tokens, dtype=torch.long, device=_META)
-        total = total.then(_encoder_cost(encoder, tokens, spec.conditioning.penultimate))
+        total = total.then(_encoder_cost(encoder, tokens, penultimate))
     return total
 
 

@@ -77,10 +77,11 @@ def load(
     if dtype == "fp16" and spec.autoencoder and spec.autoencoder.upcast_to_fp32 and "autoencoder" in networks:
         networks["autoencoder"] = networks["autoencoder"].float()
     for name, skeleton in networks.items():
-        if source is None:
+        if source is None or not skeleton.state_dict():
             networks[name] = materialise(skeleton, storage, seed + _SEEDS[name])
         else:
             networks[name] = source.fill(name, skeleton, storage)
+    tokenizer = source.tokenizer if source else None
     text = tuple(network for name, network in networks.items() if name.startswith("text_encoder"))
     components = Components(
         spec=spec,
@@ -88,7 +89,7 @@ def load(
         dtype=DTYPES[dtype],
         weights=weights,
         unet=networks.get("unet"),
-        conditioner=build_conditioner(spec, text, device) if "text" in parts else None,
+        conditioner=build_conditioner(spec, text, device, tokenizer) if "text" in parts else None,
         autoencoder=networks.get("autoencoder"),
     )
     wanted = (*(source.adapters if source else ()), *adapters)

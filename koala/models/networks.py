@@ -5,9 +5,10 @@ from collections.abc import Collection
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import BertConfig, BertModel, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from koala.models.spec import AutoencoderPlan, ModelSpec, TextEncoderPlan, TinyAutoencoderPlan
+from koala.models.patches import Patches
+from koala.models.spec import Coder, ModelSpec, PatchPlan, SentencePlan, TextEncoderPlan, TinyAutoencoderPlan
 from koala.models.unet import build_unet
 
 PARTS = ("unet", "text", "autoencoder")
@@ -43,7 +44,9 @@ def _check_params(spec: ModelSpec, unet: nn.Module) -> None:
     assert expected in (None, found), f"{spec.name}: {found:,} parameters in the U-Net, {expected:,} published"
 
 
-def _text_encoder(plan: TextEncoderPlan) -> nn.Module:
+def _text_encoder(plan: TextEncoderPlan | SentencePlan) -> nn.Module:
+    if isinstance(plan, SentencePlan):
+        return _sentence_encoder(plan)
     config = CLIPTextConfig(
         vocab_size=49_408,
         hidden_size=plan.width,
@@ -59,7 +62,20 @@ def _text_encoder(plan: TextEncoderPlan) -> nn.Module:
     return (CLIPTextModelWithProjection if plan.projected else CLIPTextModel)(config)
 
 
-def _autoencoder(plan: AutoencoderPlan | TinyAutoencoderPlan, resolution: int) -> nn.Module:
+def _sentence_encoder(plan: SentencePlan) -> nn.Module:
+    config = BertConfig(
+        vocab_size=plan.vocabulary,
+        hidden_size=plan.width,
+        intermediate_size=4 * plan.width,
+        num_hidden_layers=plan.layers,
+        num_attention_heads=plan.heads,
+    )
+    return BertModel(config)
+
+
+def _autoencoder(plan: Coder, resolution: int) -> nn.Module:
+    if isinstance(plan, PatchPlan):
+        return Patches(plan.side)
     if isinstance(plan, TinyAutoencoderPlan):
         return AutoencoderTiny(encoder_block_out_channels=plan.channels, decoder_block_out_channels=plan.channels)
     stages = len(plan.channels)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from koala.errors import KoalaError
 
+TOKENIZER = "tokenizer"  # stands among the networks for the file of a sentence encoder's
+
 
 @dataclass(frozen=True)
 class UNetPlan:
@@ -66,15 +68,16 @@ class ClipText:
 
 
 @dataclass(frozen=True)
-class ClassLabels:
-    """Class names as prompts; one row more in the U-Net's table stands for no class, which guidance needs."""
+class PackagedFile:
+    """A file inside a distribution of the package index."""
 
-    names: tuple[str, ...]
+    distribution: str
+    version: str
+    path: str  # inside the installed packages
+    sha256: str
 
-    context_shape = None
-
-
-Conditioning = ClipText | ClassLabels
+    def __str__(self) -> str:
+        return f"{self.distribution}=={self.version}"
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,50 @@ class HubFile:
     repository: str
     path: str = ""
     revision: str | None = None
+    package: PackagedFile | None = None  # which holds the same file
 
     def __str__(self) -> str:
         return "/".join(part for part in (self.repository, self.path) if part)
+
+
+@dataclass(frozen=True)
+class SentencePlan:
+    """A BERT that was trained to tell sentences apart; its `tokenizer` is one file. Both None: a random twin's."""
+
+    width: int
+    layers: int
+    heads: int
+    max_tokens: int
+    weights: HubFile | None
+    tokenizer: HubFile | None
+    vocabulary: int = 30_522
+
+
+@dataclass(frozen=True)
+class SentenceStates:
+    """Prompts through a sentence encoder: the states of all tokens, zeros where a text is over.
+
+    Without a negative prompt, guidance contrasts with the empty prompt.
+    """
+
+    encoder: SentencePlan
+
+    @property
+    def context_shape(self) -> tuple[int, int]:
+        """Tokens and width of the states."""
+        return self.encoder.max_tokens, self.encoder.width
+
+
+@dataclass(frozen=True)
+class ClassLabels:
+    """Class names as prompts; one row more in the U-Net's table stands for no class, which guidance needs."""
+
+    names: tuple[str, ...]
+
+    context_shape = None
+
+
+Conditioning = ClipText | SentenceStates | ClassLabels
 
 
 @dataclass(frozen=True)
@@ -119,6 +163,26 @@ class TinyAutoencoderPlan:
     def downscale(self) -> int:
         """Image pixels per latent pixel along a side."""
         return 2 ** (len(self.channels) - 1)
+
+
+@dataclass(frozen=True)
+class PatchPlan:
+    """No network: squares of `side` x `side` pixels as channels of one, by which diffusion in pixel space costs less.
+
+    White noise stays white noise, so that nothing else changes.
+    """
+
+    side: int
+    upcast_to_fp32 = False
+    weights = None
+
+    @property
+    def downscale(self) -> int:
+        """Image pixels per sample along a side."""
+        return self.side
+
+
+Coder = AutoencoderPlan | TinyAutoencoderPlan | PatchPlan
 
 
 @dataclass(frozen=True)
@@ -168,7 +232,7 @@ class ModelSpec:
     title: str
     unet: UNetPlan
     conditioning: Conditioning
-    autoencoder: AutoencoderPlan | TinyAutoencoderPlan | None  # None: it draws pixels
+    autoencoder: Coder | None  # None: it draws pixels
     recipe: Recipe
     resolution: int  # native side of the image in pixels
     unet_params: int | None  # the exact count expected; None where no source states one
@@ -195,9 +259,20 @@ class ModelSpec:
         return self.autoencoder.downscale if self.autoencoder else 1
 
     @property
-    def text_encoders(self) -> tuple[TextEncoderPlan, ...]:
-        """The CLIP text encoders; none where prompts are something else."""
+    def text_encoders(self) -> tuple[TextEncoderPlan | SentencePlan, ...]:
+        """The text encoders; none where prompts are classes."""
+        if isinstance(self.conditioning, SentenceStates):
+            return (self.conditioning.encoder,)
         return self.conditioning.encoders if isinstance(self.conditioning, ClipText) else ()
+
+    def apart(self, network: str) -> HubFile | None:
+        """Where a network comes from that is no part of the released pipeline; None: it is part of it, or unknown."""
+        sentence = self.conditioning.encoder if isinstance(self.conditioning, SentenceStates) else None
+        return {
+            "autoencoder": self.autoencoder.weights if self.autoencoder else None,
+            "text_encoder_0": sentence.weights if sentence else None,
+            TOKENIZER: sentence.tokenizer if sentence else None,
+        }.get(network)
 
     def check_side(self, side: int) -> None:
         """Raise a `KoalaError` unless the model can draw images with a side of that many pixels."""

@@ -1,6 +1,9 @@
-"""CLIP's byte-pair tokenizers without a hub: open-clip-torch ships the vocabulary (Radford et al., 2021)."""
+"""Texts -> numbers, without a hub: open-clip-torch ships CLIP's vocabulary (Radford et al., 2021)."""
 
 import gzip
+import re
+import zlib
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +13,8 @@ from transformers import CLIPTokenizer
 from koala.errors import KoalaError
 
 _VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
+_BEGIN, _END, _FIRST_WORD = 101, 102, 1000  # in BERT's vocabulary of English in lower case
+_WORDS = re.compile(r"\w+|[^\w\s]")
 _MERGES = 48_894  # 49,408 tokens less 2 x 256 byte symbols and the two markers
 
 
@@ -20,6 +25,25 @@ def clip_tokenizer(pad_token: str, max_tokens: int = 77) -> CLIPTokenizer:
     """
     vocabulary, merges = _byte_pairs()
     return CLIPTokenizer(vocab=dict(vocabulary), merges=list(merges), pad_token=pad_token, model_max_length=max_tokens)
+
+
+def sentence_tokenizer(file: Path | None, vocabulary: int) -> Callable[[str], tuple[int, ...]]:
+    """BERT's tokens of a text between its two markers, by the `tokenizer.json` of a sentence encoder.
+
+    None: as many numbers as the text has words and signs, any but the same for the same word.
+    """
+    if file is None:
+        return lambda text: (_BEGIN, *(_numbered(word, vocabulary) for word in _WORDS.findall(text.lower())), _END)
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return lambda text: tuple(tokenizer.encode(text).ids)
+
+
+def _numbered(word: str, vocabulary: int) -> int:
+    return _FIRST_WORD + zlib.crc32(word.encode()) % (vocabulary - _FIRST_WORD)
 
 
 @cache

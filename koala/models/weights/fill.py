@@ -51,8 +51,11 @@ def fill(skeleton: nn.Module, checkpoint: Tensors, device: torch.device | str) -
 
 
 def restore_buffers(module: nn.Module) -> None:
-    """Fill the buffers that no checkpoint holds; the only one these networks have is CLIP's table of positions."""
+    """Fill the buffers that no checkpoint holds: tables of positions, and BERT's of which sentence it is."""
     for name, buffer in module.named_buffers():
+        if name.endswith("token_type_ids"):
+            buffer.zero_()
+            continue
         assert name.endswith("position_ids"), f"no rule restores the buffer {name}"
         buffer.copy_(torch.arange(buffer.shape[-1], device=buffer.device).expand_as(buffer))
 

@@ -40,10 +40,9 @@ def ways_to_supply(
 def _example(network: str, file: HubFile) -> str:
     """The file in the repository that would do."""
     path = PurePosixPath(file.path)
-    return str(path if path.suffix in ENDINGS else path / LAYOUTS[network].example)
+    return str(path / LAYOUTS[network].example if network in LAYOUTS and path.suffix not in ENDINGS else path)
 
 
 def _of_pipeline(spec: ModelSpec, network: str) -> bool:
     """Whether a diffusers folder that the user gives would be read for `network`."""
-    own = network == "autoencoder" and spec.autoencoder is not None and spec.autoencoder.weights is not None
-    return network in LAYOUTS and not own
+    return network in LAYOUTS and not spec.apart(network)

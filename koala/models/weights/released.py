@@ -9,6 +9,7 @@ from koala.models.spec import HubFile, ModelSpec
 from koala.models.weights.checkpoint import ENDINGS
 from koala.models.weights.files import CONFIG, LAYOUTS, Layout, choose
 from koala.models.weights.missing import ways_to_supply
+from koala.models.weights.packaged import packaged
 from koala.models.weights.places import (
     Place,
     Unavailable,
@@ -19,6 +20,7 @@ from koala.models.weights.places import (
 )
 
 ADAPTER = "adapter"  # stands among the networks for an adapter that belongs to an entry
+_TOKENIZERS = ".json"
 _SCHEDULER = PurePosixPath("scheduler/scheduler_config.json")
 
 
@@ -59,6 +61,7 @@ class Finder:
     spec: ModelSpec
     dtype: str
     _hubs: dict[HubFile, Place | Unavailable] = field(default_factory=dict)
+    _refused: dict[HubFile, str] = field(default_factory=dict)  # files that a package holds: why it is not to be had
 
     def find(self, networks: Collection[str]) -> dict[str, Found]:
         """The files of each of `networks`; a `KoalaError` says of all that are not found how to supply them."""
@@ -77,8 +80,8 @@ class Finder:
 
     def _wanted(self, network: str) -> HubFile:
         """What the entry names for `network`: a file, or a folder of its pipeline."""
-        if network == "autoencoder" and self.spec.autoencoder and self.spec.autoencoder.weights:
-            return self.spec.autoencoder.weights
+        if own := self.spec.apart(network):
+            return own
         if network == ADAPTER and self.spec.weights and self.spec.weights.lora:
             return self.spec.weights.lora
         if self.spec.weights is None:
@@ -95,6 +98,11 @@ class Finder:
         for place in (mirror(file), cached(file)):
             if place is not None and (found := self._pick(place, file, network)):
                 return found
+        try:
+            if package := packaged(file):
+                return self._pick(package, file, network)
+        except Unavailable as error:
+            self._refused[file] = str(error)
         try:
             return self._pick(self._hub(file), file, network)
         except Unavailable as error:
@@ -113,21 +121,25 @@ class Finder:
 
     def _pick(self, place: Place, file: HubFile, network: str) -> Found | None:
         path = PurePosixPath(file.path)
-        if path.suffix in ENDINGS:
+        if path.suffix in (*ENDINGS, _TOKENIZERS):
             return Found((place.fetch(file.path),)) if path.name in place.names(str(path.parent)) else None
         return in_folder(place, file.path, LAYOUTS[network], file_dtype(self.spec, network, self.dtype))
 
     def _reasons(self, files: Collection[HubFile]) -> dict[HubFile, str]:
         """Why the hub gave no file of each repository."""
         answers = {repository: self._hubs[repository] for repository in map(_repository, files)}
-        return {
+        said = {
             repository: str(answer) if isinstance(answer, Unavailable) else "the hub's repository lacks these files"
             for repository, answer in answers.items()
         }
+        for file in files:
+            if file in self._refused:
+                said[_repository(file)] += f"; {self._refused[file]}"
+        return said
 
 
 def _repository(file: HubFile) -> HubFile:
-    return replace(file, path="")
+    return replace(file, path="", package=None)
 
 
 def _scheduler(place: Place, folder: str) -> Path | None:

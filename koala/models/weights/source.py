@@ -14,7 +14,7 @@ from koala.harness.files import read_json
 from koala.models import single_file
 from koala.models.ldm_names import Section, sections
 from koala.models.networks import meta_networks
-from koala.models.spec import AutoencoderPlan, ModelSpec
+from koala.models.spec import TOKENIZER, AutoencoderPlan, ModelSpec, PatchPlan, SentenceStates
 from koala.models.weights.checkpoint import Checkpoint, Renamed, Tensors
 from koala.models.weights.files import LAYOUTS, is_half
 from koala.models.weights.fill import Misfit, fill, fit
@@ -43,6 +43,7 @@ class Source:
     spec: ModelSpec
     parts: Mapping[str, Part]
     adapters: tuple[Adapter, ...] = ()
+    tokenizer: Path | None = None  # of a sentence encoder
 
     def respec(self, spec: ModelSpec) -> ModelSpec:
         """`spec` with what the files say of themselves: the autoencoder's scale, and whether it decodes in fp32.
@@ -98,30 +99,42 @@ def locate(spec: ModelSpec, weights: str, parts: Collection[str], dtype: str) ->
     entry's released one. All files are opened, none is read yet.
     """
     networks, finder = _networks(spec, parts), Finder(spec, dtype)
-    weights = (spec.folder or HUB) if weights == HUB else weights
+    if spec.folder and weights in (HUB, spec.folder):  # until it is trained, what it is trained with is elsewhere
+        there = "unet" in networks or Path(spec.folder).expanduser().is_dir()
+        weights = spec.folder if there else HUB
     if weights == HUB:
         adapted = spec.weights is not None and spec.weights.lora is not None and "unet" in networks
-        found = finder.find([*networks, ADAPTER] if adapted else networks)
-        adapters = tuple(Adapter(path) for path in (found.pop(ADAPTER).paths if adapted else ()))
-        return Source(spec, _parts(found, spec, dtype), adapters)
+        return _source(spec, {}, finder.find([*networks, ADAPTER] if adapted else networks), dtype)
     path = Path(weights).expanduser()
     if path.is_dir():
         own = _of_folder(spec, path, networks, dtype)
     elif path.is_file():
         own = _of_file(spec, path, networks)
+    elif weights == spec.folder:
+        raise KoalaError(f"{spec.name} is trained here, and {weights} is not there yet: {spec.notes}")
     else:
         raise KoalaError(f"weights are random, {HUB}, or a folder or file; there is no {weights!r}")
     others = [network for network in networks if network not in own]
     if others and "unet" in own:  # a wrong file is named before anything is downloaded for it
         Source(spec, own).fitting("unet", meta_networks(spec, ("unet",))["unet"])
-    return Source(spec, own | _parts(finder.find(others), spec, dtype))
+    return _source(spec, own, finder.find(others), dtype)
+
+
+def _source(spec: ModelSpec, own: Mapping[str, Part], found: Mapping[str, Found], dtype: str) -> Source:
+    """`own` networks, and those that were found beside them."""
+    networks = {name: files for name, files in found.items() if name not in (ADAPTER, TOKENIZER)}
+    adapters = tuple(Adapter(path) for path in (found[ADAPTER].paths if ADAPTER in found else ()))
+    tokenizer = found[TOKENIZER].paths[0] if TOKENIZER in found else None
+    return Source(spec, {**own, **_parts(networks, spec, dtype)}, adapters, tokenizer)
 
 
 def _networks(spec: ModelSpec, parts: Collection[str]) -> list[str]:
+    tokenizer = [TOKENIZER] if isinstance(spec.conditioning, SentenceStates) else []
+    decoded = spec.autoencoder is not None and not isinstance(spec.autoencoder, PatchPlan)
     of_part = {
         "unet": ["unet"],
-        "text": [f"text_encoder_{i}" for i in range(len(spec.text_encoders))],
-        "autoencoder": ["autoencoder"] if spec.autoencoder else [],
+        "text": [f"text_encoder_{i}" for i in range(len(spec.text_encoders))] + tokenizer,
+        "autoencoder": ["autoencoder"] if decoded else [],
     }
     return [network for part, networks in of_part.items() if part in parts for network in networks]
 
@@ -141,7 +154,7 @@ def _of_folder(spec: ModelSpec, path: Path, networks: Collection[str], dtype: st
     parts: dict[str, Part] = {}
     missing: list[str] = []
     for network in networks:
-        if _elsewhere(spec, network):
+        if spec.apart(network):
             continue
         layout = LAYOUTS[network]
         found = in_folder(place, layout.folder, layout, file_dtype(spec, network, dtype))
@@ -164,18 +177,13 @@ def _of_file(spec: ModelSpec, path: Path, networks: Collection[str]) -> dict[str
     if layout == "diffusers-unet":
         return {"unet": Part(checkpoint)} if "unet" in networks else {}
     if layout == "original":
-        known = [network for network in networks if not _elsewhere(spec, network)]
+        known = [network for network in networks if not spec.apart(network)]
         places = sections(_original(spec), known)
         return {name: Part(checkpoint, original=True) for name in known if _holds(checkpoint, places[name])}
     if any("lora" in key for key in checkpoint.shapes):
         raise KoalaError(f"{path} is a LoRA adapter, which goes on top of weights: give it as an adapter")
     first = ", ".join(list(checkpoint.shapes)[:3])
     raise KoalaError(f"{path} is neither a U-Net nor a whole checkpoint; its first tensors are: {first}")
-
-
-def _elsewhere(spec: ModelSpec, network: str) -> bool:
-    """Whether the entry, or a profile, takes the network from a repository of its own, whatever the pipeline has."""
-    return network == "autoencoder" and spec.autoencoder is not None and spec.autoencoder.weights is not None
 
 
 def _original(spec: ModelSpec) -> ModelSpec:

@@ -15,6 +15,7 @@ from koala.distill.data.emoji.glyphs import Glyph, fluent, twemoji
 from koala.distill.data.emoji.splits import held_out
 from koala.errors import KoalaError
 from koala.harness.files import read_json, write_folder
+from koala.harness.packages import archive
 from koala.sampling.contact_sheet import Tile, contact_sheet
 
 Art = Literal["fluent", "twemoji"]
@@ -71,7 +72,7 @@ def prepare(settings: Settings, out: Path, watched: Callable[[list[Item], str], 
         raise KoalaError(f"{out} was made with other settings: choose another --out, or remove it")
     if out.exists():
         raise KoalaError(f"{out} is there, and no dataset of this command: choose another --out")
-    folders = items(read(*(packages.archive(package) for package in wanted.values())), settings)
+    folders = items(read(*(archive(package) for package in wanted.values())), settings)
     write_folder(out.parent)
     aside = Path(mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
