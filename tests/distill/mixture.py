@@ -1,12 +1,12 @@
-"""A world of two dimensions: a mixture of Gaussians, denoisers of a few thousand weights, and a distance of samples."""
+"""A world of two dimensions: a mixture of Gaussians, denoisers of 38,000 weights, and a distance of samples."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain, pairwise
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from koala.distill.batch import Batch
 from koala.models import zoo
@@ -15,7 +15,7 @@ from koala.sampling import seeds
 from koala.sampling.schedules import training_schedule
 
 SPEC = replace(zoo.get("tiny-sdm-v1.4"), name="mixture", autoencoder=None)  # of which the prediction counts
-MODES, RADIUS, SPREAD = 8, 1.4, 0.15
+MODES, RADIUS, SPREAD = 8, 1.4, 0.2
 JUDGED = "last"
 
 
@@ -28,20 +28,28 @@ def points(n, seed):
 
 
 class Denoiser(nn.Module):
-    """A point and a timestep -> the noise in it, called as diffusers' U-Nets are."""
+    """A point and a timestep -> the noise in it, called as diffusers' U-Nets are.
 
-    def __init__(self, seed=0, width=128):
+    It sees both as waves too: without them so small a network draws a ring where the islands are.
+    """
+
+    def __init__(self, seed=0, width=128, depth=2, octaves=4):
         super().__init__()
+        self.octaves = octaves
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            layers = [(nn.Conv2d(a, b, 1), nn.SiLU()) for a, b in pairwise((2 + 16, width, width, width))]
-            self.body = nn.Sequential(*chain.from_iterable(layers))
+            self.first = nn.Conv2d(2 + 4 * octaves + 16, width, 1)
+            self.body = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(depth))
             self.last = nn.Conv2d(width, 2, 1)
 
     def forward(self, samples, timesteps, encoder_hidden_states=None, class_labels=None, return_dict=False):
         phase = timesteps.float()[:, None] / 1000 * math.pi * 2 ** torch.arange(8)
         time = torch.cat([phase.sin(), phase.cos()], 1)[:, :, None, None]
-        return (self.last(self.body(torch.cat([samples, time], 1))),)
+        waves = [wave(samples * 2**octave) for octave in range(self.octaves) for wave in (torch.sin, torch.cos)]
+        state = F.silu(self.first(torch.cat([samples, *waves, time], 1)))
+        for layer in self.body:
+            state = state + F.silu(layer(state))
+        return (self.last(state),)
 
 
 class Points:
@@ -94,7 +102,7 @@ def one_step(network, noise, timestep):
     return (noise - (1 - a).sqrt() * network(noise, torch.full((len(noise),), timestep))[0]) / a.sqrt()
 
 
-def sliced_wasserstein(one, other, directions=512):
+def sliced_wasserstein(one, other, directions=64):
     """The mean over directions of the 1-D Wasserstein distance of equally many points."""
     angle = math.pi * torch.arange(directions) / directions
     lines = torch.stack([angle.cos(), angle.sin()])

@@ -12,10 +12,12 @@ from koala.distill.critic import Critic
 from koala.distill.data.beside import beside
 from koala.distill.dmd2 import PAIRS, DistributionMatching, Matching
 from koala.distill.finetune import FineTuning
+from koala.distill.regression import Regression
 from koala.models.conditioning import Condition
 
+RATE = 3e-5  # constant, of generator and critic
 TIMESTEP = 399  # from which the generator draws, as that of SDXL in one step
-JUDGES = 20_000  # points that a distance compares
+JUDGES = 200_000  # points that a distance compares: of 20,000, those of two fresh sets are as far as the teacher's
 
 
 def fit(objective, examples, **changes):
@@ -33,27 +35,36 @@ def teacher_of(seed, steps=3000, batch_size=256):
     return teacher.eval()
 
 
-def generator_of(teacher, seed, ratio=5, gan=True, regression=0.0, steps=3000, batch_size=512):
-    """What DMD2 makes of the teacher: `ratio` updates of the critic for one of the generator, the rate constant."""
+def of_pairs(teacher, seed, steps=3000, batch_size=512, pairs=50_000):
+    """A generator that learnt the teacher's own pairs of noise and point, as DMD2's of one step begin (appendix)."""
+    generator = deepcopy(teacher)
+    rates = {"learning_rate": 2e-3, "schedule": "cosine"}
+    examples = Pairs(teacher, pairs)
+    fit(Regression(SPEC, generator, TIMESTEP), examples, steps=steps, batch_size=batch_size, seed=seed, **rates)
+    return generator.eval()
+
+
+def generator_of(teacher, first, seed, ratio=5, gan=True, regression=0.0, steps=1500, batch_size=256):
+    """What DMD2 makes of the generator `first`: `ratio` updates of the critic for one of it."""
     weights = {} if gan else {"gan_weight": 0.0, "critic_gan_weight": 0.0}
     numbers = Matching((TIMESTEP,), guidance=1.0, ratio=ratio, regression_weight=regression, **weights)
-    generator, unet = deepcopy(teacher), deepcopy(teacher)
+    generator, unet = deepcopy(first), deepcopy(teacher)
     critic = Critic(unet, (unet.last.in_channels, 1, 1) if gan else None, seed, JUDGED)
     networks = (SPEC, generator, SPEC, teacher, SPEC, critic)
     objective = DistributionMatching(*networks, Condition(), numbers, seed)
     length = {"steps": steps, "batch_size": batch_size}
     examples = beside(Points(seed=seed), {PAIRS: Pairs(teacher)} if regression else {}, seed)
-    fit(objective, examples, seed=seed, learning_rate=2e-4, weight_decay=0.01, clip_norm=10.0, **length)
+    fit(objective, examples, seed=seed, learning_rate=RATE, weight_decay=0.01, clip_norm=10.0, **length)
     return generator.eval()
 
 
 class Judge:
     """Distances to fresh points of the mixture, less that of two fresh sets of points."""
 
-    def __init__(self, seed):
-        self.data = points(JUDGES, 1000 + seed)
-        self.floor = sliced_wasserstein(self.data, points(JUDGES, 2000 + seed))
-        self.noise = torch.randn(JUDGES, 2, 1, 1, generator=torch.Generator().manual_seed(3000 + seed))
+    def __init__(self, seed, n=JUDGES):
+        self.data = points(n, 1000 + seed)
+        self.floor = sliced_wasserstein(self.data, points(n, 2000 + seed))
+        self.noise = torch.randn(n, 2, 1, 1, generator=torch.Generator().manual_seed(3000 + seed))
 
     def excess(self, drawn):
         return sliced_wasserstein(drawn, self.data) - self.floor

@@ -16,7 +16,7 @@ from mixture import (
     points,
     sliced_wasserstein,
 )
-from mixture_training import Judge, generator_of, teacher_of
+from mixture_training import Judge, generator_of, of_pairs, teacher_of
 from torch import nn
 
 from koala.distill.critic import Critic
@@ -68,9 +68,11 @@ def test_both_networks_learn_in_it():
 
 def test_one_step_draws_what_many_steps_would_after_a_short_training():
     """How near it comes after a long one, over five seeds: scripts/dmd2_mixture.py."""
-    teacher, judge = teacher_of(0, steps=200, batch_size=128), Judge(0)
-    generator = generator_of(teacher, 0, steps=100, batch_size=64)
-    many, before, after = judge.of_many_steps(teacher), judge.of_one_step(teacher), judge.of_one_step(generator)
-    print(f"the teacher in 100 steps {many:.3f}, in one {before:.3f}; the generator in one {after:.3f}")
+    teacher, judge = teacher_of(0, steps=300, batch_size=128), Judge(0, N)
+    first = of_pairs(teacher, 0, steps=150, batch_size=128, pairs=2000)
+    generator = generator_of(teacher, first, 0, steps=50, batch_size=64)
+    many, before = judge.of_many_steps(teacher), judge.of_one_step(teacher)
+    paired, after = judge.of_one_step(first), judge.of_one_step(generator)
+    print(f"the teacher in 100 steps {many:.3f}, in one {before:.3f}; the generator {paired:.3f}, then {after:.3f}")
     assert many < before, "a teacher of many steps cannot do it in one"
-    assert after < 0.8 * before
+    assert max(paired, after) < 0.5 * before

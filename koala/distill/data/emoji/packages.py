@@ -40,7 +40,8 @@ PYTHON_NAMES = Package(
 )
 
 
-def notices(packages: Mapping[str, Package]) -> str:
-    """What the licences ask to be said beside the images; `packages` by what they give."""
+def notices(packages: Mapping[str, Package], texts: Mapping[str, str]) -> str:
+    """What the licences ask to be said beside the images; `packages` by what they give, `texts` of their licences."""
     lines = [f"- {what}: {package.name} {package.version}, {package.licence}" for what, package in packages.items()]
-    return "# Notices\n\nThese images are made of the work of others:\n\n" + "\n".join(lines) + "\n"
+    told = "\n\n".join(f"## {name}\n\n{text.strip()}" for name, text in texts.items())
+    return "# Notices\n\nThese images are made of the work of others:\n\n" + "\n".join(lines) + f"\n\n{told}\n"

@@ -15,7 +15,7 @@ from koala.distill.data.emoji.glyphs import Glyph, fluent, twemoji
 from koala.distill.data.emoji.splits import held_out
 from koala.errors import KoalaError
 from koala.harness.files import read_json, write_folder
-from koala.harness.packages import archive
+from koala.harness.packages import archive, licences
 from koala.sampling.contact_sheet import Tile, contact_sheet
 
 Art = Literal["fluent", "twemoji"]
@@ -25,7 +25,7 @@ SOURCES = {
 }
 TRAIN, HELD_OUT, SCENES, NEW_SCENES = "train", "held-out", "scenes", "scenes-held-out"
 INDEX, METADATA, NOTICES, SHEET = "dataset.json", "metadata.jsonl", "NOTICES.md", "contact_sheet.png"
-_VERSION = 1  # raised when the same settings give other images or captions
+_VERSION = 2  # raised when the same settings give other images or captions
 _SHOWN = 8
 
 
@@ -72,14 +72,16 @@ def prepare(settings: Settings, out: Path, watched: Callable[[list[Item], str], 
         raise KoalaError(f"{out} was made with other settings: choose another --out, or remove it")
     if out.exists():
         raise KoalaError(f"{out} is there, and no dataset of this command: choose another --out")
-    folders = items(read(*(archive(package) for package in wanted.values())), settings)
+    archives = [archive(package) for package in wanted.values()]
+    folders = items(read(*archives), settings)
     write_folder(out.parent)
     aside = Path(mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         for name, content in folders.items():
             _write(aside / name, watched(content, name))
         _write_sheet(aside, folders)
-        (aside / NOTICES).write_text(packages.notices(wanted), encoding="utf-8")
+        texts = {name: text for path in archives for name, text in licences(path).items()}
+        (aside / NOTICES).write_text(packages.notices(wanted, texts), encoding="utf-8")
         counts = {name: len(content) for name, content in folders.items()}
         (aside / INDEX).write_text(json.dumps({**made, "images": counts}, indent=1) + "\n", encoding="utf-8")
         aside.chmod(0o755)

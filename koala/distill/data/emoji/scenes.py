@@ -19,7 +19,21 @@ GROUNDS = {  # colours that hardly any emoji has all over
     "grey": (190, 190, 194),
 }
 _NUMBERS = {2: "two", 3: "three", 4: "four"}
-_VOWELS = "aeiou"
+_VOWELS = ("a", "e", "i", "o", "u", "x-")
+_CONSONANTS = ("ewe", "euro", "unicorn", "one-piece")  # by their sound
+_UNCOUNTED = (
+    "cooking",
+    "bowling",
+    "camping",
+    "tennis",
+    "broccoli",
+    "bread",
+    "butter",
+    "popcorn",
+    "yarn",
+    "wood",
+    "dna",
+)
 _HOUR = re.compile(r"o[’']clock|-thirty$")  # of a clock, which is not seen at that size
 _PHRASE = re.compile(r" (with|of|in|on|at|and|for) ")  # its last word is not what there are several of
 _IRREGULAR = ("s", "x", "z", "ch", "sh", "y", "f", "fe", "fish", "sheep", "deer", "man", "foot", "tooth", "ox", "mouse")
@@ -91,9 +105,21 @@ def cut_out(glyph: Glyph, side: int) -> Image.Image:
 
 
 def _a(name: str) -> str:
-    return f"{'an' if name[0].lower() in _VOWELS else 'a'} {name}"
+    """The name after its article; as it is where there are several of it already, or no number."""
+    head = _head(name)
+    if head in _UNCOUNTED or (head.endswith("s") and not head.endswith(("ss", "us", "os"))):
+        return name
+    an = name.lower().startswith(_VOWELS) and not name.startswith(_CONSONANTS)
+    return f"{'an' if an else 'a'} {name}"
+
+
+def _head(name: str) -> str:
+    """The last word of the name without what follows with, of, in ..."""
+    found = _PHRASE.search(name)
+    return (name[: found.start()] if found else name).split()[-1]
 
 
 def _regular(name: str) -> bool:
     """Whether an s makes more than one of it."""
-    return name[-1].isalpha() and not name.lower().endswith(_IRREGULAR) and not _PHRASE.search(name)
+    whole = name[-1].isalpha() and not _PHRASE.search(name)
+    return whole and not name.lower().endswith(_IRREGULAR) and _head(name) not in _UNCOUNTED
