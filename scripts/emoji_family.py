@@ -3,13 +3,17 @@
 python scripts/emoji_family.py                        # 32 px, on a processor
 python scripts/emoji_family.py --scale gpu --minutes 9
 python scripts/emoji_family.py emoji-teacher emoji-koala
+python scripts/emoji_family.py --pack runs/packed     # all that a machine without a network needs, 60 MB
+python scripts/emoji_family.py --packed runs/packed --scale gpu
 
 Every step is a command of this project, which is printed before it runs; the same line again skips what is done and
 goes on where it was stopped. `--minutes` stops in time, in the middle of a run if need be, with the exit code 75.
-Models are left in runs/train/NAME/final. Hours it takes: results/lessons/family.md.
+Models are left in runs/train/NAME/final; how long each took, and its hash, in results/lessons/emoji-family*.{csv,md}.
 """
 
 import argparse
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -19,10 +23,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import pandas as pd
+
 from koala.distill import emoji_runs, runs
+from koala.harness.files import write_whole
+from koala.harness.tables import significant, to_csv, to_markdown
+from koala.models import zoo
 
 ROOT = Path(__file__).parents[1]
-ART = "runs/data/emoji"
+ART, EMOJI, WEIGHTS = "runs/data/emoji", "emoji", "weights"
+PUBLISHED = ROOT / "results/lessons"
 SIZES = {"cpu": "", "gpu": emoji_runs.GPU}
 NAMES = ("emoji-teacher", "emoji-koala", "emoji-bk", "emoji-teacher-4step", "emoji-koala-4step", "emoji-koala-1step")
 OUT_OF_TIME = 75  # of sysexits.h: try again
@@ -35,27 +45,91 @@ def main() -> int:
     options.add_argument("runs", nargs="*", metavar="RUN", help=f"of {', '.join(NAMES)}; default: all, in this order")
     options.add_argument("--scale", choices=SIZES, default="cpu", help="32 px, or 64 px and longer")
     options.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")
+    options.add_argument("--pack", type=Path, metavar="DIR", help="write what a machine without a network needs")
+    options.add_argument("--packed", type=Path, metavar="DIR", help="take dataset and sentence encoder from there")
     chosen = options.parse_args()
+    if chosen.pack:
+        return pack(chosen.pack)
+    if chosen.packed:
+        os.environ["KOALA_WEIGHTS"] = str(chosen.packed.resolve() / WEIGHTS)
     if unknown := sorted(set(chosen.runs) - set(NAMES)):
         options.error(f"unknown run {unknown[0]}; known: {', '.join(NAMES)}")
     deadline = time.monotonic() + 60 * chosen.minutes
-    for command in commands(chosen.runs or NAMES, SIZES[chosen.scale]):
+    size = SIZES[chosen.scale]
+    for command in commands(chosen.runs or NAMES, size, chosen.packed):
         if code := run(command, deadline):
             return code
+    publish(size)
     return 0
 
 
-def commands(names: Sequence[str], size: str) -> Iterator[list[str]]:
+def commands(names: Sequence[str], size: str, packed: Path | None) -> Iterator[list[str]]:
     """The arguments of `python -m koala`, in order; those of runs that came to their end are left out."""
-    cache = emoji_runs.DATA + size
-    yield ["data", "emoji", "--out", ART]
+    cache, art = emoji_runs.DATA + size, str(packed / EMOJI) if packed else ART
+    if not packed:
+        yield ["data", "emoji", "--out", art]
     yield [
-        *("encode", f"{ART}/train", "--model", f"emoji-teacher{size}", "--out", cache),
+        *("encode", f"{art}/train", "--model", f"emoji-teacher{size}", "--out", cache),
         *("--caption-columns", "text,rich", "--interpolation", "lanczos", "--batch-size", "64"),
     ]
     for name in names:
         if not (ROOT / runs.get(name + size).folder / "final").is_dir():
             yield ["train", name + size]
+
+
+def pack(folder: Path) -> int:
+    """The dataset at 64 px, and the sentence encoder in half precision."""
+    import torch
+    from safetensors.torch import save_file
+
+    from koala.models.load import load
+    from koala.models.weights.source import locate
+
+    if code := run(["data", "emoji", "--out", str(folder / EMOJI), "--size", "64", "--scenes", "0"], float("inf")):
+        return code
+    spec = zoo.get("emoji-teacher")
+    conditioner = load(spec, "cpu", weights="hub", parts=("text",)).conditioner
+    tokenizer = locate(spec, "hub", ("text",), "fp32").tokenizer
+    assert conditioner is not None and tokenizer is not None
+    tensors = {name: tensor.to(torch.float16) for name, tensor in conditioner.networks[0].state_dict().items()}
+    place = folder / WEIGHTS / spec.conditioning.encoder.weights.repository
+    place.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, place / "model.safetensors")
+    (place / "tokenizer.json").write_bytes(tokenizer.read_bytes())
+    return 0
+
+
+def publish(size: str) -> None:
+    """Write the table of the models that are there."""
+    rows = [row for name in NAMES if (row := told(name + size))]
+    table = pd.DataFrame(rows)
+    path = PUBLISHED / f"emoji-family{size}"
+    head = f"# The emoji family{', 64 px' if size else ', 32 px'}\n\n{HEAD}\n\n"
+    write_whole(path.with_suffix(".csv"), to_csv(table))
+    formats = {"hours": significant(3), "parameters": "{:,}".format}
+    write_whole(path.with_suffix(".md"), head + to_markdown(table, formats) + "\n")
+
+
+def told(name: str) -> dict | None:
+    """A row of the table: what the model's own folder says of it."""
+    card = ROOT / runs.get(name).folder / "final/koala.json"
+    if not card.is_file():
+        return None
+    facts = json.loads(card.read_text(encoding="utf-8"))
+    return {
+        "model": name,
+        "parameters": zoo.get(name).unet_params,
+        "steps": facts["steps"],
+        "batch": facts["global_batch"],
+        "hours": facts["hours"],
+        "device": facts["device"],
+        "sha256 of the U-Net": facts["digest"],
+        "command": f"python -m koala train {name}",
+    }
+
+
+HEAD = """Made by `python scripts/emoji_family.py`, whose `--help` says how. The checkpoints are not in this repository.
+Hours are those of the machine as it was, with other work beside."""
 
 
 def run(arguments: Sequence[str], deadline: float) -> int:

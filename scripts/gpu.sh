@@ -9,6 +9,8 @@
 #   profiles KOALA-700M and SDXL under every profile         batches   images per second at 1 to 8 images a call
 #   weights  random against plain normal weights             perf      pytest-benchmark on the GPU
 #   generation  images of a suite a second beside a plain diffusers loop
+#   emoji       the emoji family at 64 px, as far as nine minutes go; again goes on (carry runs/packed, which
+#               `python scripts/emoji_family.py --pack runs/packed` writes)
 #   sharding    a DMD2 iteration of KOALA-700M: images a second in one process, replicated and sharded
 #
 # Runs from a checkout without installation or .git (pass the commit in KOALA_COMMIT). A part writes to OUT_DIR as it
@@ -17,7 +19,7 @@
 set -u
 out=${1:?usage: sh scripts/gpu.sh OUT_DIR [PART...]}
 shift
-parts="tests paper cards breakdown generation train runs sharding profiles batches weights perf"
+parts="tests paper cards emoji breakdown generation train runs sharding profiles batches weights perf"
 # shellcheck disable=SC2086
 [ $# -gt 0 ] || set -- $parts
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
@@ -124,6 +126,24 @@ runs() {
     return $code
 }
 
+emoji() {
+    scale=gpu
+    [ "$device" = cpu ] && scale=cpu
+    timeout 590 "$python" scripts/emoji_family.py --scale $scale --packed runs/packed --minutes "${KOALA_MINUTES:-9}"
+    code=$?
+    mkdir -p "$out/emoji"
+    cp results/lessons/emoji-family* "$out/emoji" 2>/dev/null
+    for run in runs/train/emoji-*; do
+        [ -d "$run" ] || continue
+        mkdir -p "$out/emoji/$(basename "$run")"
+        for kept in run.json log.jsonl samples final/koala.json; do
+            [ -e "$run/$kept" ] && cp -r "$run/$kept" "$out/emoji/$(basename "$run")"
+        done
+    done
+    [ $code -eq 75 ] && echo "the family goes on with the next call" && code=0
+    return $code
+}
+
 sharding() {
     need_pytest && need datasets=datasets || return 2
     timeout 590 "$python" -m pytest -q -s tests/perf/test_sharding_speed.py --benchmark-only -p no:cacheprovider \
@@ -173,7 +193,7 @@ perf() {
 worst=0
 for part in "$@"; do
     case $part in
-    tests | paper | cards | breakdown | generation | train | runs | sharding | profiles | batches | weights | perf) ;;
+    tests | paper | cards | emoji | breakdown | generation | train | runs | sharding | profiles | batches | weights | perf) ;;
     *) echo "error: unknown part '$part'; known: $parts" >&2; exit 2 ;;
     esac
     echo "== $part"
