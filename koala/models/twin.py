@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 from koala.models.spec import (
+    ADM,
+    TRANSFORMER,
     AutoencoderPlan,
     ClipText,
     Conditioning,
@@ -14,6 +16,8 @@ from koala.models.spec import (
 
 TWIN_PREFIX = "tiny-"
 _WIDTH = 32  # diffusers' group norms want multiples of 32 channels
+_NARROWEST = {TRANSFORMER: _WIDTH, ADM: 16}  # channels of the first stage; ADM's norms have fewer groups there
+_HEAD = 16  # channels
 
 
 def tiny_twin(spec: ModelSpec) -> ModelSpec:
@@ -35,11 +39,11 @@ def tiny_twin(spec: ModelSpec) -> ModelSpec:
 
 
 def _tiny_unet(plan: UNetPlan, conditioning: Conditioning) -> UNetPlan:
-    narrowest = plan.channels[0]
+    channels = tuple(_NARROWEST[plan.blocks] * channels // plan.channels[0] for channels in plan.channels)
     return replace(
         plan,
-        channels=tuple(_WIDTH * channels // narrowest for channels in plan.channels),
-        heads=tuple(max(1, _WIDTH * channels // narrowest // 16) for channels in plan.channels),
+        channels=channels,
+        heads=tuple(max(1, channels // _HEAD) for channels in channels),
         context_dim=conditioning.context_shape and conditioning.context_shape[1],
         pooled_dim=None if plan.pooled_dim is None else _WIDTH,
         time_id_dim=8,

@@ -11,8 +11,8 @@ from torch import nn
 from koala.distill.batch import Batch
 from koala.models import zoo
 from koala.models.conditioning import Condition
+from koala.models.noising import training_schedule
 from koala.sampling import seeds
-from koala.sampling.schedules import training_schedule
 
 SPEC = replace(zoo.get("tiny-sdm-v1.4"), name="mixture", autoencoder=None)  # of which the prediction counts
 MODES, RADIUS, SPREAD = 8, 1.4, 0.15

@@ -23,6 +23,8 @@ def kinds():
     found = {}
     for name in zoo.names():
         spec = zoo.get(name)
+        if spec.autoencoder is None:  # for which diffusers has no pipeline: test_edm.py
+            continue
         found[spec.unet, spec.conditioning, spec.recipe, spec.prediction] = name
     return sorted(found.values())
 
