@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from koala.distill.prediction import add_noise, converted, target
 from koala.errors import KoalaError
 from koala.models import zoo
-from koala.models.noising import SD, training_schedule
+from koala.models.noising import EDM, SD, training_schedule
 from koala.sampling.schedules import PREDICTIONS, build_scheduler
 
 ALL = torch.arange(1000)
@@ -97,3 +97,19 @@ def test_unknown_kinds_are_told():
     ):
         with pytest.raises(KoalaError, match="unknown prediction 'velocity'"):
             call()
+
+
+@given(st.integers(0, 999), st.integers(0, 2**31))
+def test_with_edms_noise_the_sample_is_kept_whole_and_told_by_its_noise(timestep, seed):
+    generator = torch.Generator().manual_seed(seed)
+    clean, noise = (torch.randn(2, 3, 2, 2, generator=generator, dtype=torch.float64) for _ in range(2))
+    timesteps = torch.full((2,), timestep)
+    sigma = (0.002 ** (1 / 7) + timestep / 999 * (80 ** (1 / 7) - 0.002 ** (1 / 7))) ** 7
+    noisy = add_noise(clean, noise, timesteps, EDM)
+    torch.testing.assert_close(noisy, clean + sigma * noise)
+    for kind, right in (("epsilon", noise), ("sample", clean)):
+        assert target(kind, clean, noise, timesteps, EDM) is right
+        torch.testing.assert_close(converted(right, kind, "sample", noisy, timesteps, EDM), clean)
+        torch.testing.assert_close(
+            converted(right, kind, "epsilon", noisy, timesteps, EDM), noise, rtol=1e-6, atol=1e-9
+        )
