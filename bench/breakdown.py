@@ -135,7 +135,9 @@ def _unet(say: Say, case: Case, clock: Clock, repeats: int | None) -> Message:
     params = {path: count_params(unet.get_submodule(path)) for path in paths}
     turns = take_turns(workload, unet, paths, clock, repeats, say)
     seconds = [by_path(spans) for spans in turns.hooked]
-    timesteps = set_timesteps(build_scheduler(spec.recipe, spec.prediction), spec.recipe, torch.device("cpu"))
+    timesteps = set_timesteps(
+        build_scheduler(spec.recipe, spec.prediction, spec.noising), spec.recipe, torch.device("cpu")
+    )
     return {
         "rows": rows,
         "steps": len(timesteps),

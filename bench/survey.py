@@ -26,7 +26,7 @@ def _timesteps(spec: ModelSpec, case: Case) -> int:
     if case.target == "unet":
         return 1
     recipe = with_steps(spec.recipe, case.steps)
-    return len(set_timesteps(build_scheduler(recipe, spec.prediction), recipe, torch.device("cpu")))
+    return len(set_timesteps(build_scheduler(recipe, spec.prediction, spec.noising), recipe, torch.device("cpu")))
 
 
 def survey(send: Send, cases: list[dict[str, Any]]) -> Message:

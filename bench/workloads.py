@@ -14,7 +14,7 @@ from bench.profiles import get as get_profile
 from koala.models.conditioning import random_condition
 from koala.models.load import Components, load
 from koala.models.networks import PARTS
-from koala.models.spec import ModelSpec
+from koala.models.spec import ClassLabels, ModelSpec
 from koala.sampling import seeds
 from koala.sampling.denoising import Denoising
 from koala.sampling.pipelines import diffusers_pipeline
@@ -62,6 +62,8 @@ class SampledImage:
     def __init__(self, sampler: Sampler, case: Case, phases: Phases):
         self._sampler, self._case, self.phases = sampler, case, phases
         self._recipe = with_steps(sampler.components.spec.recipe, case.steps)
+        plan = sampler.components.spec.conditioning
+        self._prompt = plan.names[0] if isinstance(plan, ClassLabels) else PROMPT
 
     def prepare(self) -> None:
         """Nothing: every image begins from its own seed."""
@@ -70,7 +72,7 @@ class SampledImage:
         """Float images [n, 3, h, w] in [0, 1]."""
         n, side = self._case.batch_size, self._case.resolution
         with self.phases.span(CALL):
-            condition = self._sampler.encode([PROMPT] * n, recipe=self._recipe)
+            condition = self._sampler.encode([self._prompt] * n, recipe=self._recipe)
             latents = self._sampler.denoise(condition, range(n), self._recipe, side, side)
             return self._sampler.decode(latents)
 

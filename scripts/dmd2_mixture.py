@@ -66,7 +66,8 @@ def main() -> int:
     for name in (TEACHER, FIRST):
         train([(seed, name) for seed in seeds], chosen.processes)
     train([(seed, name) for name in chosen.variants for seed in seeds], chosen.processes)
-    table = pd.DataFrame([row for seed in seeds for row in judged(seed)])
+    with ProcessPoolExecutor(chosen.processes, get_context("spawn")) as pool:
+        table = pd.DataFrame([row for rows in pool.map(judged, seeds) for row in rows])
     publish(table)
     return 0 if holds(table) else 1
 
@@ -121,6 +122,7 @@ def drawn(seed: int, name: str, judge: Judge) -> torch.Tensor:
 
 def judged(seed: int) -> list[dict]:
     """A row for each network of a seed that is there."""
+    torch.set_num_threads(1)
     judge = Judge(seed)
     there = [name for name in SAID if path_of(seed, name).exists()]
     rows = [{"seed": seed, "variant": name, "distance": judge.excess(drawn(seed, name, judge))} for name in there]
@@ -171,11 +173,11 @@ Distances are sliced Wasserstein distances to fresh points of the mixture, less 
 
 def panels(names: list[str]) -> plt.Figure:
     """Points of the mixture, and of each network of the first seed."""
-    judge = Judge(0)
+    judge = Judge(0, SHOWN)
     shown = {"the mixture": judge.data} | {SAID[name]: drawn(0, name, judge) for name in names}
     figure, axes = plt.subplots(1, len(shown), figsize=(2.3 * len(shown), 2.5), sharex=True, sharey=True)
     for axis, (title, dots) in zip(axes, shown.items(), strict=True):
-        x, y = dots.flatten(1)[:SHOWN].T
+        x, y = dots.flatten(1).T
         axis.scatter(x, y, s=1, linewidths=0, alpha=0.4, color=figures.INK, rasterized=True)
         axis.set(title=title, xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), aspect="equal", xticks=[], yticks=[])
         axis.spines["bottom"].set_visible(False)

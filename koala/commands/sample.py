@@ -1,5 +1,6 @@
 """`python -m koala sample`."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,8 +12,9 @@ from koala.harness import environment
 from koala.harness.cli import stderr_console
 from koala.harness.files import read_text
 from koala.harness.nvml import Nvml
-from koala.models import zoo
-from koala.models.spec import ModelSpec, Recipe
+from koala.harness.options import Ranges
+from koala.models import class_names, zoo
+from koala.models.spec import ClassLabels, ModelSpec, Recipe
 from koala.sampling import profiles
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ DEFAULT_FOLDER = Path("runs/samples")
 EXAMPLES = (
     'python -m koala sample koala-lightning-700m "a photo of a red apple" --seed 7 --n 4',
     "python -m koala sample koala-700m --prompts prompts.txt --profile low-vram --out runs/samples/prompts",
+    "python -m koala sample dmd2-imagenet64 --classes 207,0-9 --n 4 --weights pytorch_model.bin",
     'python -m koala sample tiny-koala-700m "noise, to try it out without any download" --steps 2',
 )
 
@@ -40,6 +43,8 @@ class Options:
     """What to draw."""
     prompts: Path | None = None
     """File of more prompts, one a line, UTF-8."""
+    classes: Ranges = ()
+    """Numbers of classes, in the place of prompts, of a model that draws classes: 207 or 0-9,207."""
     seed: int = 0
     """Seed of the first image of each prompt; the others follow it."""
     n: int = 1
@@ -56,7 +61,7 @@ class Options:
     guidance: float | None = None
     """Classifier-free guidance scale; up to 1 there is none."""
     scheduler: str = ""
-    """ddim, dpm++, euler, euler-ancestral, lcm or pndm."""
+    """ddim, dpm++, euler, euler-ancestral, lcm or pndm; of EDM's models euler, heun or lcm."""
     negative: str = "default"
     """Negative prompt; none: without one."""
     resolution: int | None = None
@@ -85,7 +90,7 @@ def run(options: Options) -> int:
     spec = zoo.get(options.model)
     profile = profiles.get(options.profile)
     recipe = chosen_recipe(spec.recipe, options)
-    pictures = chosen_pictures(options)
+    pictures = chosen_pictures(spec, options)
     height, width = chosen_size(spec, options)
     device = chosen_device(options.device)
     weights = options.weights or spec.own_weights
@@ -94,6 +99,10 @@ def run(options: Options) -> int:
     if weights == "random":
         why = "" if options.weights else f" ({spec.name} has no released ones)"
         console.print(f"random weights{why}: the images will be noise")
+
+    if options.classes:
+        for line in described(spec, options.classes):
+            console.print(line)
 
     from koala.models.weights.lora import Adapter  # torch, which the mistakes above need not wait for
     from koala.sampling.filling import fill
@@ -122,16 +131,14 @@ def chosen_recipe(recipe: Recipe, options: Options) -> Recipe:
     return replace(recipe, **{name: value for name, value in given.items() if value is not None})
 
 
-def chosen_pictures(options: Options) -> "list[Picture]":
+def chosen_pictures(spec: ModelSpec, options: Options) -> "list[Picture]":
     """Every prompt with each of its seeds; a prompt that was given twice counts once."""
     for name, least in (("n", 1), ("batch_size", 1), ("seed", 0)):
         if (value := getattr(options, name)) < least:
             raise KoalaError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
     if options.seed + options.n > 2**63:
         raise KoalaError(f"seeds end below 2^63, and --seed {options.seed} --n {options.n} goes beyond")
-    prompts = list(dict.fromkeys((*options.prompt, *(read_prompts(options.prompts) if options.prompts else ()))))
-    if not prompts:
-        raise KoalaError('there is nothing to draw: give a prompt, "like this", or a file of them with --prompts')
+    prompts = chosen_prompts(spec, options)
     for prompt in prompts:
         try:
             prompt.encode()
@@ -140,6 +147,36 @@ def chosen_pictures(options: Options) -> "list[Picture]":
     from koala.sampling.job import Picture
 
     return [Picture(prompt, seed) for prompt in prompts for seed in range(options.seed, options.seed + options.n)]
+
+
+def chosen_prompts(spec: ModelSpec, options: Options) -> list[str]:
+    """What to draw, each once: prompts, or the names of classes."""
+    plan = spec.conditioning
+    prompts = list(dict.fromkeys((*options.prompt, *(read_prompts(options.prompts) if options.prompts else ()))))
+    if not isinstance(plan, ClassLabels):
+        if options.classes:
+            raise KoalaError(f"{spec.name} draws prompts; --classes is for models of classes, such as dmd2-imagenet64")
+        if not prompts:
+            raise KoalaError('there is nothing to draw: give a prompt, "like this", or a file of them with --prompts')
+        return prompts
+    if options.classes and prompts:
+        raise KoalaError("give --classes, or their names as prompts; not both")
+    if unknown := [prompt for prompt in prompts if prompt not in plan.names]:
+        raise KoalaError(f"{spec.name} draws classes, and {unknown[0]!r} is none of them: give numbers by --classes")
+    numbers = dict.fromkeys(number for numbers in options.classes for number in numbers[: len(plan.names) + 1])
+    if any(numbers[-1] >= len(plan.names) for numbers in options.classes):
+        raise KoalaError(f"the classes of {spec.name} have the numbers 0 to {len(plan.names) - 1}")
+    if not numbers and not prompts:
+        raise KoalaError("there is nothing to draw: give numbers of classes, as --classes 207 or --classes 0-9")
+    return prompts or [plan.names[number] for number in numbers]
+
+
+def described(spec: ModelSpec, classes: Sequence[range]) -> Iterator[str]:
+    """A line for each class that is known by more than its number."""
+    dataset = spec.conditioning.dataset if isinstance(spec.conditioning, ClassLabels) else ""
+    for number in dict.fromkeys(number for numbers in classes for number in numbers):
+        if words := class_names.shown(dataset, number):
+            yield f"class {number}: {words}"
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -6,7 +6,6 @@ from hashlib import sha256
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 
 from koala.distill import few_steps
 from koala.distill.batch import Examples
@@ -32,8 +31,9 @@ from koala.models.conditioning import ClipConditioner
 from koala.models.inherit import inherit
 from koala.models.load import RANDOM, load
 from koala.models.networks import meta_networks
-from koala.models.spec import ClipText, ModelSpec
+from koala.models.spec import ClassLabels, ClipText, ModelSpec
 from koala.models.student import fresh, unet_weights
+from koala.models.unet import UNet
 from koala.models.weights.fill import fit
 
 FROZEN = ("text", "autoencoder")
@@ -61,7 +61,7 @@ class Assembly:
     """A run, ready to be trained."""
 
     models: Models
-    unet: UNet2DConditionModel
+    unet: UNet
     conditioner: ClipConditioner | None  # where text encoders are trained too
     objective: Objective
     examples: Examples
@@ -88,10 +88,22 @@ def models_of(run: Run) -> Models:
             check_teacher(critic, student)
     elif run.features:
         raise KoalaError("there are --features to compare and no --teacher to compare them with")
+    _check_contrast(run, student, critic)
     text = run.lora_rank and not teacher and run.on_the_fly and isinstance(student.conditioning, ClipText)
     if run.lora_text and not text:
         raise KoalaError("--lora-text needs --lora-rank, --on-the-fly, a model with CLIP text encoders and no teacher")
     return Models(student, teacher, critic, matched)
+
+
+def _check_contrast(run: Run, student: ModelSpec, critic: ModelSpec | None) -> None:
+    """Raise a `KoalaError` where a run needs images without a class and its model knows none."""
+    plan = student.conditioning
+    if not isinstance(plan, ClassLabels) or plan.droppable:
+        return
+    if run.caption_dropout or (critic and run.guidance != 1):
+        raise KoalaError(
+            f"{student.name} knows no image without a class: leave out --caption-dropout, and give --guidance 1"
+        )
 
 
 def _check_inheritance(run: Run, teacher: ModelSpec, student: ModelSpec) -> None:
@@ -184,7 +196,7 @@ def assemble(run: Run, device: torch.device, watch: Watch) -> Assembly:
     return Assembly(models, unet, conditioner, objective, examples, digest)
 
 
-def student_unet(run: Run, models: Models) -> UNet2DConditionModel:
+def student_unet(run: Run, models: Models) -> UNet:
     """The U-Net that is trained, on the CPU in fp32; with fresh adapters on frozen weights where the run is LoRA."""
     student, teacher = models.student, models.teacher
     if run.student_weights == INHERIT:
@@ -199,19 +211,19 @@ def student_unet(run: Run, models: Models) -> UNet2DConditionModel:
 
 
 @torch.no_grad()
-def inherited(teacher: ModelSpec, student: ModelSpec, weights: str, seed: int) -> UNet2DConditionModel:
+def inherited(teacher: ModelSpec, student: ModelSpec, weights: str, seed: int) -> UNet:
     """The student's U-Net in fp32 with the teacher's tensors in their places; what has no place there is fresh."""
     places, source = inherit(teacher.unet, student.unet).inherited, unet_weights(teacher, weights, seed=seed)
     names = {ours: theirs for theirs, ours in fit(meta_networks(teacher, ("unet",))["unet"], source).items()}
     unet = meta_networks(student, ("unet",))["unet"].to_empty(device="cpu")
     for key, tensor in unet.state_dict().items():
         tensor.copy_(source.tensor(names[places[key]]) if key in places else fresh(unet, key, seed))
-    assert isinstance(unet, UNet2DConditionModel)
+    assert isinstance(unet, UNet)
     return unet
 
 
 def _distillation(
-    run: Run, models: Models, teacher: ModelSpec, unet: UNet2DConditionModel, device: torch.device, options: dict
+    run: Run, models: Models, teacher: ModelSpec, unet: UNet, device: torch.device, options: dict
 ) -> Distillation:
     taught_by = load(teacher, device, run.precision, run.teacher_weights, ("unet",), run.seed).unet
     assert taught_by is not None

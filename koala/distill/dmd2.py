@@ -27,8 +27,8 @@ from koala.distill.objective import Terms, in_training
 from koala.distill.prediction import add_noise, clean_of, target
 from koala.distill.regression import Distance, drawn_size, regression_loss
 from koala.models.conditioning import Condition
+from koala.models.noising import noising
 from koala.models.spec import ModelSpec
-from koala.sampling.schedules import training_schedule
 from koala.types import Latents, Timesteps
 
 GENERATOR, CRITIC = "unet", "critic"
@@ -77,6 +77,7 @@ class DistributionMatching:
         watch: Watch = unwatched,
     ):
         self.spec, self.teacher_spec, self.critic_spec = spec, teacher_spec, critic_spec
+        self._noising = noising(spec.noising)  # all three have the same
         self.trained: dict[str, nn.Module] = {
             GENERATOR: in_training(generator),
             CRITIC: critic.requires_grad_(True).train(),
@@ -125,16 +126,17 @@ class DistributionMatching:
         """What the trained step starts from: noise for the first one."""
         schedule = self.matching.timesteps
         noise = self._normal(batch, "start")
+        start = self._noising.start(noise, schedule[0])
         if not self.matching.simulated and len(schedule) > 1:
             # without simulation each image has a step of its own, on a real image with noise
             drawn = integers(batch.positions, self._seed, "step", 0, len(schedule))
             timesteps = torch.tensor(schedule)[drawn].to(noise.device)
             first = (drawn == 0).to(noise.device)[:, None, None, None]
-            return torch.where(first, noise, add_noise(batch.clean, noise, timesteps)), timesteps
-        state = noise
+            return torch.where(first, start, self._added(batch.clean, noise, timesteps)), timesteps
+        state = start
         for i in range(self._index):
             clean = self._drawn(state, _all(schedule[i], state), batch)
-            state = add_noise(clean, self._normal(batch, f"step {i + 1}"), _all(schedule[i + 1], state))
+            state = self._added(clean, self._normal(batch, f"step {i + 1}"), _all(schedule[i + 1], state))
         return state, _all(schedule[self._index], state)
 
     def _drawn(self, noisy: Latents, timesteps: Timesteps, batch: Batch) -> Latents:
@@ -142,7 +144,7 @@ class DistributionMatching:
         with self._watch("generator"):
             arguments = batch.condition.unet_arguments(batch.sizes)
             prediction = generator(noisy, timesteps, **arguments, return_dict=False)[0]
-        return clean_of(self.spec.prediction, prediction, noisy, timesteps).float()
+        return clean_of(self.spec.prediction, prediction, noisy, timesteps, self._noising).float()
 
     # ---- the generator's loss
 
@@ -181,13 +183,13 @@ class DistributionMatching:
     @torch.no_grad()
     def _scores(self, fake: Latents, stream: str, timesteps: Timesteps, batch: Batch) -> tuple[Latents, Latents]:
         """The clean samples that teacher and critic see in fakes with noise, float64."""
-        noisy = add_noise(fake, self._normal(batch, stream), timesteps)
+        noisy = self._added(fake, self._normal(batch, stream), timesteps)
         with self._watch("teacher"):
             real = self._teachers(noisy, timesteps, batch)
         with self._watch("critic"):
             seen = Seen(noisy, timesteps, batch.condition.unet_arguments(batch.sizes))
             prediction = _unwrapped(self.trained[CRITIC])(seen)[0]
-        return real, clean_of(self.critic_spec.prediction, prediction, noisy, timesteps)
+        return real, clean_of(self.critic_spec.prediction, prediction, noisy, timesteps, self._noising)
 
     def _teachers(self, noisy: Latents, timesteps: Timesteps, batch: Batch) -> Latents:
         """What the teacher takes for the clean sample, guided; in its own dtype, without the generator's autocast."""
@@ -202,7 +204,7 @@ class DistributionMatching:
         repeated = 2 if guided else 1
         with torch.autocast(noisy.device.type, enabled=False):
             prediction = self.teacher(
-                torch.cat([noisy] * repeated).to(dtype),
+                torch.cat([noisy] * repeated).to(self._noising.sample_dtype(dtype)),
                 torch.cat([timesteps] * repeated),
                 **condition.unet_arguments(sizes),
                 return_dict=False,
@@ -210,7 +212,7 @@ class DistributionMatching:
         if guided:
             without, told = prediction.chunk(2)
             prediction = without + self.matching.guidance * (told - without)
-        return clean_of(self.teacher_spec.prediction, prediction, noisy, timesteps)
+        return clean_of(self.teacher_spec.prediction, prediction, noisy, timesteps, self._noising)
 
     def _judged_by_critic(self, fake: Latents, batch: Batch) -> Tensor:
         """The GAN loss, whose gradient reaches the generator and not the critic."""
@@ -224,14 +226,15 @@ class DistributionMatching:
     # ---- the critic's loss
 
     def _of_critic(self, fake: Latents, batch: Batch) -> Terms:
-        timesteps = self._timesteps(batch, "critic", 0, len(training_schedule()))
+        timesteps = self._timesteps(batch, "critic", 0, self._noising.num_timesteps)
         noise = self._normal(batch, "critic")
-        noisy = add_noise(fake, noise, timesteps)
+        noisy = self._added(fake, noise, timesteps)
         denoised = Seen(noisy, timesteps, batch.condition.unet_arguments(batch.sizes))
         judged = self._judged(fake, batch) if self.matching.critic_gan_weight else None
         with self._watch("critic"):
             prediction, logits = self.trained[CRITIC](denoised, judged)
-        task = task_loss(prediction, target(self.critic_spec.prediction, fake, noise, timesteps))
+        right = target(self.critic_spec.prediction, fake, noise, timesteps, self._noising)
+        task = task_loss(prediction, right, self._noising.weights(timesteps))
         if logits is None:
             return Terms(task, {"task": task.detach()})
         of_fake, of_real = logits.split([len(fake), len(logits) - len(fake)])
@@ -252,9 +255,12 @@ class DistributionMatching:
     # ---- noise
 
     def _noisy(self, clean: Latents, batch: Batch, stream: str) -> Seen:
-        timesteps = self._timesteps(batch, stream, 0, len(training_schedule()))
-        noisy = add_noise(clean, self._normal(batch, stream), timesteps)
+        timesteps = self._timesteps(batch, stream, 0, self._noising.num_timesteps)
+        noisy = self._added(clean, self._normal(batch, stream), timesteps)
         return Seen(noisy, timesteps, batch.condition.unet_arguments(batch.sizes))
+
+    def _added(self, clean: Latents, noise: Latents, timesteps: Timesteps) -> Latents:
+        return add_noise(clean, noise, timesteps, self._noising)
 
     def _normal(self, batch: Batch, stream: str) -> Latents:
         shape = tuple(batch.clean.shape[1:])

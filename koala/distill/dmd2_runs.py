@@ -130,6 +130,41 @@ def sd15(stage: int) -> Run:
     )
 
 
+def imagenet64(stage: int = 0) -> Run:
+    """DMD2 of EDM's ImageNet-64 in one step: all at once (0), or matching alone (stage 1), then with the GAN (2)."""
+    begins = (
+        "begins with the best of stage 1: --student-weights runs/train/dmd2-imagenet64-stage1/final and "
+        "--critic-weights CHECKPOINT/critic.safetensors"
+    )
+    steps, hours = {0: (200_000, "53"), 1: (410_000, "70"), 2: (150_000, "38")}[stage]
+    disagree = {1: "sources disagree: 400,000 to 410,000 steps", 2: "sources disagree: 140,000 to 150,000 steps"}
+    return replace(
+        _dmd2(
+            name=f"dmd2-imagenet64-stage{stage}" if stage else "dmd2-imagenet64",
+            student="edm-imagenet64",
+            teacher="edm-imagenet64",
+            timesteps=(999,),
+            guidance=1.0,
+            gan_weight=0.0 if stage == 1 else 3e-3,
+            critic_gan_weight=0.0 if stage == 1 else 1e-2,
+            steps=steps,
+            batch_size=40,
+            global_batch=280,
+            learning_rate=5e-7 if stage == 2 else 2e-6,
+        ),
+        gradient_checkpointing=False,
+        notes=(
+            *_NOTES[:1],
+            f"batch 280 = 40 x 7 A100, {hours} hours; without guidance, for the model knows no image without a class",
+            "data: ImageNet at 64 px, which are the GAN's real images too; captions are the numbers of classes",
+            "unverified: the warm-up counts 500 steps here, its own 500 / 7; dropout, which is 0 here",
+            "left out: the teacher's file, which is no pickle: --teacher-weights FILE",
+            *((disagree[stage],) if stage else ()),
+            *((begins,) if stage == 2 else ()),
+        ),
+    )
+
+
 def koala(size: str, steps: int) -> Run:
     """A KOALA student of SDXL that draws in four steps, or in one."""
     run = sdxl_4step() if steps == 4 else sdxl_1step()

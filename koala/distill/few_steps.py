@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import nn
 from torch.nn import functional as F
 
@@ -19,6 +18,7 @@ from koala.models.conditioning import Condition, random_condition, size_ids
 from koala.models.load import load
 from koala.models.networks import meta_networks
 from koala.models.spec import ModelSpec, Recipe
+from koala.models.unet import UNet
 from koala.models.weights.checkpoint import Checkpoint, Renamed
 from koala.models.weights.fill import fill
 
@@ -50,7 +50,7 @@ def objective(
     student: ModelSpec,
     teacher: ModelSpec,
     critic: ModelSpec,
-    unet: UNet2DConditionModel,
+    unet: UNet,
     unconditional: Condition,
     device: torch.device,
     **options: Any,
@@ -70,9 +70,7 @@ def distance(run: Run, spec: ModelSpec, device: torch.device) -> Distance:
     return perceptual(spec, Path(run.lpips), device, run.precision, run.teacher_weights, run.seed)
 
 
-def critic_of(
-    run: Run, student: ModelSpec, teacher: ModelSpec, critic: ModelSpec, unet: UNet2DConditionModel
-) -> Critic:
+def critic_of(run: Run, student: ModelSpec, teacher: ModelSpec, critic: ModelSpec, unet: UNet) -> Critic:
     """The critic on the CPU in fp32, before its first step."""
     shape = judged_shape(critic, student.resolution) if run.critic_gan_weight else None
     weights = run.critic_weights or _begins_as(run, student, teacher, critic)

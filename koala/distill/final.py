@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from koala.models.load import load
 from koala.models.networks import meta_networks
 from koala.models.new_folder import new_folder
 from koala.models.spec import ModelSpec
+from koala.models.unet import UNet
 from koala.models.zoo import local
 from koala.models.zoo.local import CARD, PIPELINE, Trained
 from koala.sampling.pipelines import diffusers_pipeline
@@ -77,15 +77,15 @@ def set_aside(out: Path) -> None:
         out.replace(older)
 
 
-def unet_of(spec: ModelSpec, weights: Mapping[str, Tensor]) -> UNet2DConditionModel:
+def unet_of(spec: ModelSpec, weights: Mapping[str, Tensor]) -> UNet:
     """The U-Net with these weights, which are not copied, on the CPU in fp32."""
     unet = meta_networks(spec, ("unet",))["unet"]
     unet.load_state_dict({name: tensor.to("cpu", torch.float32) for name, tensor in weights.items()}, assign=True)
-    assert isinstance(unet, UNet2DConditionModel)
+    assert isinstance(unet, UNet)
     return unet.eval()
 
 
-def _write_networks(folder: Path, run: Run, models: Models, unet: UNet2DConditionModel) -> str:
+def _write_networks(folder: Path, run: Run, models: Models, unet: UNet) -> str:
     """Write what is here of the pipeline; why it is only the U-Net if it is."""
     whole, missing = None, ""
     try:

@@ -12,9 +12,9 @@ from koala.distill.batch import Batch
 from koala.distill.losses import min_snr_weights, task_loss
 from koala.distill.noise import draw
 from koala.distill.objective import Terms, in_training
-from koala.distill.prediction import add_noise, signal_to_noise, target
+from koala.distill.prediction import add_noise, target
+from koala.models.noising import noising
 from koala.models.spec import ModelSpec
-from koala.sampling.schedules import training_schedule
 from koala.types import Latents, Timesteps
 
 Watch = Callable[[str], AbstractContextManager]
@@ -57,6 +57,7 @@ class FineTuning:
         watch: Watch = unwatched,
     ):
         self.spec, self.trained, self._watch = spec, {"unet": in_training(unet)}, watch
+        self._noising = noising(spec.noising)
         self._seed, self._min_snr_gamma, self._noise_offset = seed, min_snr_gamma, noise_offset
 
     def turns(self, step: int) -> Sequence[str]:
@@ -72,13 +73,12 @@ class FineTuning:
     def _noisy(self, batch: Batch) -> Noisy:
         """The batch with the noise of its rows; all that is random is drawn here."""
         batch = batch.to(batch.clean.device, torch.float32)
-        drawn = draw(
-            batch.positions, self._seed, tuple(batch.clean.shape[1:]), len(training_schedule()), self._noise_offset
-        )
+        shape = tuple(batch.clean.shape[1:])
+        drawn = draw(batch.positions, self._seed, shape, self._noising.num_timesteps, self._noise_offset)
         device = batch.clean.device
         noise, timesteps = drawn.noise.to(device, non_blocking=True), drawn.timesteps.to(device, non_blocking=True)
-        goal = target(self.spec.prediction, batch.clean, noise, timesteps)
-        return Noisy(add_noise(batch.clean, noise, timesteps), timesteps, goal, batch)
+        goal = target(self.spec.prediction, batch.clean, noise, timesteps, self._noising)
+        return Noisy(add_noise(batch.clean, noise, timesteps, self._noising), timesteps, goal, batch)
 
     def _student(self, noisy: Noisy) -> Tensor:
         """What the network in training predicts, as the trainer has wrapped it."""
@@ -89,7 +89,8 @@ class FineTuning:
         return noisy.conditioning
 
     def _task(self, prediction: Tensor, noisy: Noisy) -> Tensor:
-        weights = None
+        weights = self._noising.weights(noisy.timesteps)
         if self._min_snr_gamma:
-            weights = min_snr_weights(signal_to_noise(noisy.timesteps), self._min_snr_gamma, self.spec.prediction)
+            ratio = self._noising.signal_to_noise(noisy.timesteps)
+            weights = min_snr_weights(ratio, self._min_snr_gamma, self.spec.prediction)
         return task_loss(prediction, noisy.target, weights)

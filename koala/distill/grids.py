@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
 from jaxtyping import UInt8
 from PIL import Image
 
@@ -20,6 +19,7 @@ from koala.errors import KoalaError
 from koala.harness.files import write_bytes
 from koala.models.conditioning import Condition, Conditioner
 from koala.models.load import DTYPES, Components, load
+from koala.models.unet import UNet
 from koala.sampling.contact_sheet import Tile, arranged, contact_sheet
 from koala.sampling.sampler import Sampler, to_uint8
 from koala.types import Latents
@@ -70,7 +70,7 @@ class Grids:
         write_bytes(path, buffer.getvalue())
         return path
 
-    def images(self, unet: UNet2DConditionModel) -> Pictures:
+    def images(self, unet: UNet) -> Pictures:
         """A picture of each prompt, one after the other, from seed 0; the U-Net and torch's generators stay as is."""
         device, half = unet.device, DTYPES[self._run.precision]
         sampler = Sampler(replace(self._parts, unet=unet, device=device, dtype=torch.float32))

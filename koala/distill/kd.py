@@ -84,14 +84,15 @@ class Distillation(FineTuning):
         """The teacher's prediction in the student's kind, fp32; its features are kept for the student's."""
         samples = noisy.samples
         dtype = next(self.teacher.parameters()).dtype
+        seen = samples.to(self._noising.sample_dtype(dtype))
         condition = noisy.batch.to(samples.device, dtype).condition
         arguments = condition.unet_arguments(noisy.batch.sizes)  # in fp32: bf16 would round numbers of pixels
         plain = torch.autocast(samples.device.type, enabled=False)  # the student's autocast is not the teacher's
         collecting = self._features.teacher() if self._features else nullcontext()
         with self._watch("teacher"), plain, collecting:
-            prediction = self.teacher(samples.to(dtype), noisy.timesteps, **arguments, return_dict=False)[0]
+            prediction = self.teacher(seen, noisy.timesteps, **arguments, return_dict=False)[0]
         kinds = self.teacher_spec.prediction, self.spec.prediction
-        return converted(prediction, *kinds, samples, noisy.timesteps)
+        return converted(prediction, *kinds, samples, noisy.timesteps, self._noising)
 
 
 def check_teacher(teacher: ModelSpec, student: ModelSpec) -> None:
@@ -118,5 +119,6 @@ def _inputs(spec: ModelSpec) -> dict[str, object]:
         "the number of classes": spec.unet.class_labels,
         "the channels of what they denoise": spec.unet.sample_channels,
         "the pixels per latent pixel": spec.downscale,
+        "how noise is added": spec.noising,
         "the scale of the latents": autoencoder.scaling_factor if isinstance(autoencoder, AutoencoderPlan) else None,
     }

@@ -108,7 +108,10 @@ def _counterparts(kind: str, stage: Stage, location: Location, teacher: UNetPlan
             if kept > depth:
                 counts = f"{block} has {kept} transformer layers and the teacher's {place(block)} {depth}"
                 raise KoalaError(f"{kind} at {stage.name}: {counts}")
-            yield from (layer_part(place(block), layer, kind) for layer in layers(location, kept, depth))
+            if stage.bare:
+                yield place(block)
+            else:
+                yield from (layer_part(place(block), layer, kind) for layer in layers(location, kept, depth))
 
 
 def output_shapes(plan: UNetPlan) -> Shapes:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 
 from koala.distill import runs
 from koala.distill.config import INHERIT, Run
-from koala.models.spec import ModelSpec
+from koala.models.spec import ADM, ClassLabels, ModelSpec
 from koala.models.twin import TWIN_PREFIX
 from koala.models.weights.source import HUB
 
@@ -105,11 +105,13 @@ def _usage(student: ModelSpec, unet_only: bool, run: Run) -> str:
         command = f'python -m koala sample {run.student} "a red apple" --lora PATH'
         return f'```python\n{code}pipeline("a red apple", {call})\n```\n\n`{command}`'
     if unet_only:
-        code = 'import diffusers\n\nunet = diffusers.UNet2DConditionModel.from_pretrained("PATH")'
+        kind = "UNet2DModel" if student.unet.blocks == ADM else "UNet2DConditionModel"
+        code = f'import diffusers\n\nunet = diffusers.{kind}.from_pretrained("PATH")'
     else:
         code = 'import diffusers\n\npipeline = diffusers.DiffusionPipeline.from_pretrained("PATH")\n'
         code += f'pipeline("a red apple", {call})'
-    return f'```python\n{code}\n```\n\n`python -m koala sample PATH "a red apple"`, PATH being this folder.'
+    what = "--classes 207" if isinstance(student.conditioning, ClassLabels) else '"a red apple"'
+    return f"```python\n{code}\n```\n\n`python -m koala sample PATH {what}`, PATH being this folder."
 
 
 def _training(run: Run, student: ModelSpec, teacher: ModelSpec | None, ending: Ending) -> list[str]:

@@ -16,6 +16,7 @@ from koala.distill.finetune import Watch, unwatched
 from koala.distill.objective import Terms, in_training
 from koala.distill.prediction import clean_of
 from koala.models.conditioning import size_ids
+from koala.models.noising import noising
 from koala.models.spec import ModelSpec
 from koala.sampling import seeds
 from koala.types import Latents
@@ -54,11 +55,11 @@ def regression_loss(
 ) -> Tensor:
     """The distance of what the generator draws from the noise of `pairs` in one step to what the teacher drew."""
     assert pairs.noise_seeds is not None, "these images were not drawn from noise"
-    generators = [seeds.generator(seed) for seed in pairs.noise_seeds]
+    generators, added = [seeds.generator(seed) for seed in pairs.noise_seeds], noising(spec.noising)
     noise = seeds.noise(generators, tuple(pairs.clean.shape[1:])).to(pairs.clean.device)
-    timesteps = torch.full((len(noise),), timestep, device=noise.device)
-    prediction = generator(noise, timesteps, **pairs.condition.unet_arguments(pairs.sizes), return_dict=False)[0]
-    return distance(clean_of(spec.prediction, prediction, noise, timesteps).float(), pairs.clean)
+    start, timesteps = added.start(noise, timestep), torch.full((len(noise),), timestep, device=noise.device)
+    prediction = generator(start, timesteps, **pairs.condition.unet_arguments(pairs.sizes), return_dict=False)[0]
+    return distance(clean_of(spec.prediction, prediction, start, timesteps, added).float(), pairs.clean)
 
 
 def drawn_size(batch: Batch, spec: ModelSpec) -> Batch:

@@ -235,6 +235,8 @@ RUNS: dict[str, Callable[[], Run]] = {
     "dmd2-sdxl-1step": dmd2_runs.sdxl_1step,
     "dmd2-sdxl-4step-lora": dmd2_runs.sdxl_4step_lora,
     **{f"dmd2-sd15-stage{stage}": partial(dmd2_runs.sd15, stage) for stage in (1, 2)},
+    "dmd2-imagenet64": dmd2_runs.imagenet64,
+    **{f"dmd2-imagenet64-stage{stage}": partial(dmd2_runs.imagenet64, stage) for stage in (1, 2)},
     **{f"dmd2-koala-{size}-{n}step": partial(dmd2_runs.koala, size, n) for size in _SIZES["koala"] for n in (4, 1)},
     **emoji_runs.RUNS,
 }

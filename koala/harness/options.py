@@ -47,7 +47,17 @@ def _card(text: str) -> int | None:
     return None if text.lower() == "none" else byte_count(text)
 
 
+def number_range(text: str) -> range:
+    """The numbers of "7", or those of "0-9", both ends included."""
+    found = re.fullmatch(r"([0-9]+)(?:-([0-9]+))?", text)
+    numbers = range(int(found[1]), int(found[2] or found[1]) + 1) if found else range(0)
+    if not numbers:
+        raise ValueError(f"{text!r} is neither a number nor a range such as 0-9")
+    return numbers
+
+
 Names = Annotated[tuple[str, ...], comma_separated(str, "A,B,...")]
 Floats = Annotated[tuple[float, ...], comma_separated(float, "X,Y,...")]
 Ints = Annotated[tuple[int, ...], comma_separated(int, "N,M,...")]
+Ranges = Annotated[tuple[range, ...], comma_separated(number_range, "N,M-K,...")]
 Cards = Annotated[tuple[int | None, ...], comma_separated(_card, "8GiB,11GiB,...")]

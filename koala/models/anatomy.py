@@ -4,9 +4,9 @@ DW-1 ... and UP-1 ... count stages along the way of a sample: DW-1 has the highe
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from koala.models.spec import UNetPlan
+from koala.models.spec import ADM, UNetPlan
 from koala.models.unet import up_depths
 
 # Inside a transformer layer, before the residual sum (KOALA section 3.1.2): self-attention, cross-attention and
@@ -34,6 +34,7 @@ class Stage:
     num_resnets: int
     depths: tuple[int, ...]  # transformer layers of each attention block
     sampler: str | None = None  # path of what changes the resolution at its end
+    bare: bool = False  # its attention blocks are self-attention, residual sum included, and no transformers
 
     @property
     def attentions(self) -> dict[str, int]:
@@ -53,13 +54,15 @@ class Stage:
     def modules(self, kind: str) -> tuple[str, ...]:
         """Paths of its modules of that kind (of features, or "Sampler"), in the order in which they run."""
         attentions = self.attentions
+        if kind in LAYER_PARTS and self.bare:
+            return tuple(attentions) if kind == "SA" else ()
         if kind in LAYER_PARTS:
             return tuple(layer_part(block, i, kind) for block, depth in attentions.items() for i in range(depth))
         return {
             "Res": tuple(f"{self.path}.resnets.{i}" for i in range(self.num_resnets)),
             "LF": (self.path,),
             "Sampler": (self.sampler,) if self.sampler else (),
-            "PO": tuple(f"{block}.proj_out" for block in attentions)[-1:],
+            "PO": tuple(f"{block}.{'to_out.0' if self.bare else 'proj_out'}" for block in attentions)[-1:],
         }[kind]
 
 
@@ -94,7 +97,7 @@ def stages(plan: UNetPlan) -> tuple[Stage, ...]:
     mid = []
     if plan.mid_depth is not None:
         mid = [Stage("Mid", "mid_block", 2, (plan.mid_depth,)) if plan.mid_depth else Stage("Mid", "mid_block", 1, ())]
-    return (*down, *mid, *up)
+    return tuple(replace(stage, bare=plan.blocks == ADM) for stage in (*down, *mid, *up))
 
 
 def lowest_stages(plan: UNetPlan) -> tuple[str, ...]:

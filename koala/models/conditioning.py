@@ -149,6 +149,7 @@ class ClassConditioner:
 
     def __init__(self, plan: ClassLabels, device: torch.device):
         self._rows = {name: row for row, name in enumerate(plan.names)}
+        self._droppable = plan.droppable
         self._device = device
 
     def encode(self, prompts: Sequence[str]) -> Condition:
@@ -160,7 +161,9 @@ class ClassConditioner:
         return Condition(labels=torch.tensor([self._rows[prompt] for prompt in prompts], device=self._device))
 
     def guided(self, prompts: Sequence[str], negatives: Sequence[str] | None) -> Condition:
-        """Without negative classes: the row of no class."""
+        """Without negative classes: the row of no class, which not every model has."""
+        if negatives is None and not self._droppable:
+            raise KoalaError("this model knows no image without a class, which guidance would contrast: --guidance 1")
         none = Condition(labels=torch.full((len(prompts),), len(self._rows), device=self._device))
         return self.encode(prompts).below(none if negatives is None else self.encode(negatives))
 

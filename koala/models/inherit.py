@@ -87,6 +87,7 @@ def _obstacles(teacher: UNetPlan, student: UNetPlan) -> Iterator[str]:
     """What the two plans would have to have in common, or the teacher more of, in words."""
     stages = len(student.channels)
     same: dict[str, tuple[object, object, object]] = {  # what the student needs of it, all of the teacher's, its own
+        "kinds of blocks": (teacher.blocks, teacher.blocks, student.blocks),
         "channels per stage": (teacher.channels[:stages], teacher.channels, student.channels),
         "heads per stage": (teacher.heads[:stages], teacher.heads, student.heads),
         "channels of what is denoised": (teacher.sample_channels, teacher.sample_channels, student.sample_channels),

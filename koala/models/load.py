@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import nn
 
 from koala.errors import UnknownName
@@ -13,6 +12,7 @@ from koala.models.conditioning import Conditioner, build_conditioner
 from koala.models.networks import PARTS, meta_networks
 from koala.models.random_weights import materialise
 from koala.models.spec import ModelSpec
+from koala.models.unet import UNet
 from koala.models.weights.lora import Adapter, adapt
 from koala.models.weights.source import locate
 
@@ -32,7 +32,7 @@ class Components:
     device: torch.device
     dtype: torch.dtype
     weights: str
-    unet: UNet2DConditionModel | None
+    unet: UNet | None
     conditioner: Conditioner | None
     autoencoder: Any = None
 

@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from koala import __version__
 from koala.errors import KoalaError, first_few
 from koala.models.ldm_names import Section, names, sections
+from koala.models.ldm_names.edm import PREFIX as EDM_PREFIX
 from koala.models.ldm_names.rules import Place, stored
 from koala.models.ldm_names.unet import PREFIX as UNET_PREFIX
 from koala.models.spec import ModelSpec
 
-_ORIGINAL = (f"{UNET_PREFIX}input_blocks.", "input_blocks.", "first_stage_model.", "cond_stage_model.", "conditioner.")
+_UNETS = (f"{UNET_PREFIX}input_blocks.", "input_blocks.", f"{EDM_PREFIX}enc.", "enc.")
+_ORIGINAL = (*_UNETS, "first_stage_model.", "cond_stage_model.", "conditioner.")
 _DIFFUSERS_UNET = ("conv_in.", "down_blocks.", "up_blocks.", "conv_out.")
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from koala.errors import KoalaError
 
 TOKENIZER = "tokenizer"  # stands among the networks for the file of a sentence encoder's
+TRANSFORMER, ADM = "transformer", "adm"  # what the blocks of a U-Net are
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,9 @@ class UNetPlan:
     `transformer_depths` counts transformer layers per attention block and is 0 where a stage has no attention. The up
     path mirrors the down path unless `up_transformer_depths` says otherwise, block by block, the lowest resolution
     first. `mid_depth` is 0 for a mid block of one residual layer and None where there is no mid block.
+
+    ADM's `blocks` attend without a transformer around the attention, which counts as a depth of 1; their U-Net is
+    preconditioned as EDM's and predicts the clean sample.
     """
 
     channels: tuple[int, ...]
@@ -29,11 +33,19 @@ class UNetPlan:
     upcast_attention: bool = False
     sample_channels: int = 4  # of what it denoises: 4 in latent space, 3 in pixel space
     up_transformer_depths: tuple[tuple[int, ...], ...] | None = None
+    blocks: str = TRANSFORMER
 
     def __post_init__(self) -> None:
         assert len(self.channels) == len(self.transformer_depths) == len(self.heads)
         deepest = self.transformer_depths[-1]
         assert self.mid_depth in (None, 0) or deepest in (0, self.mid_depth), "a mid block has its last stage's depth"
+        if self.blocks == ADM:
+            assert set(self.transformer_depths) <= {0, 1} and self.mid_depth == 1, "ADM attends once a block"
+
+    @property
+    def unit(self) -> int:
+        """What the sides of a sample are multiples of: ADM's resampling makes the same steps down and up."""
+        return 2 ** (len(self.channels) - 1) if self.blocks == ADM else 1
 
 
 @dataclass(frozen=True)
@@ -123,9 +135,14 @@ class SentenceStates:
 
 @dataclass(frozen=True)
 class ClassLabels:
-    """Class names as prompts; one row more in the U-Net's table stands for no class, which guidance needs."""
+    """Class names as prompts; one row more in the U-Net's table stands for no class, which guidance needs.
+
+    Not `droppable`: there is no such row.
+    """
 
     names: tuple[str, ...]
+    droppable: bool = True
+    dataset: str = ""  # whose numbered classes they are, if that is all that the names say
 
     context_shape = None
 
@@ -167,10 +184,7 @@ class TinyAutoencoderPlan:
 
 @dataclass(frozen=True)
 class PatchPlan:
-    """No network: squares of `side` x `side` pixels as channels of one, by which diffusion in pixel space costs less.
-
-    White noise stays white noise, so that nothing else changes.
-    """
+    """No network: squares of `side` x `side` pixels as channels of one; white noise stays white noise."""
 
     side: int
     upcast_to_fp32 = False
@@ -240,6 +254,7 @@ class ModelSpec:
     source: str
     license: str
     prediction: str = "epsilon"  # what the U-Net predicts: epsilon, v_prediction or sample
+    noising: str = "sd"  # how noise is added (koala/models/noising.py): sd or edm
     twin_of: str | None = None  # the entry whose topology this small twin repeats
     folder: str | None = None  # where the weights of a model lie that was trained here
     notes: str = ""
@@ -247,6 +262,8 @@ class ModelSpec:
     def __post_init__(self) -> None:
         shape = self.conditioning.context_shape
         assert self.unet.context_dim == (shape and shape[1]), self.name
+        if self.unet.blocks == ADM:
+            assert (self.noising, self.prediction) == ("edm", "sample"), self.name
 
     @property
     def own_weights(self) -> str:
@@ -276,6 +293,6 @@ class ModelSpec:
 
     def check_side(self, side: int) -> None:
         """Raise a `KoalaError` unless the model can draw images with a side of that many pixels."""
-        unit = self.downscale
+        unit = self.downscale * self.unet.unit
         if side < unit or side % unit:
             raise KoalaError(f"{self.name} draws multiples of {unit} pixels, which {side} is not")

@@ -4,6 +4,8 @@ from dataclasses import replace
 from math import ceil
 
 from koala.models.spec import (
+    ADM,
+    TRANSFORMER,
     AutoencoderPlan,
     ClipText,
     Coder,
@@ -17,6 +19,8 @@ from koala.models.spec import (
 TWIN_PREFIX = "tiny-"
 _WIDTH = 32  # diffusers' group norms want multiples of 32 channels
 _LEAST_SAMPLES = 8  # along a side of what is denoised
+_NARROWEST = {TRANSFORMER: _WIDTH, ADM: 16}  # channels of the first stage; ADM's norms have fewer groups there
+_HEAD = 16  # channels
 
 
 def tiny_twin(spec: ModelSpec) -> ModelSpec:
@@ -39,11 +43,11 @@ def tiny_twin(spec: ModelSpec) -> ModelSpec:
 
 
 def _tiny_unet(plan: UNetPlan, conditioning: Conditioning) -> UNetPlan:
-    channels = tuple(_WIDTH * ceil(width / plan.channels[0]) for width in plan.channels)
+    channels = tuple(_NARROWEST[plan.blocks] * ceil(width / plan.channels[0]) for width in plan.channels)
     return replace(
         plan,
         channels=channels,
-        heads=tuple(max(1, width // 16) for width in channels),
+        heads=tuple(max(1, width // _HEAD) for width in channels),
         context_dim=conditioning.context_shape and conditioning.context_shape[1],
         pooled_dim=None if plan.pooled_dim is None else _WIDTH,
         time_id_dim=8,

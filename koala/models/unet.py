@@ -1,15 +1,48 @@
 """UNetPlan -> diffusers U-Net, freshly built: no surgery on live modules."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from diffusers import UNet2DConditionModel
 
-from koala.models.spec import UNetPlan
+from koala.models.edm import PreconditionedUNet
+from koala.models.spec import ADM, UNetPlan
+
+UNet: TypeAlias = UNet2DConditionModel | PreconditionedUNet
 
 
-def build_unet(plan: UNetPlan, sample_size: int | None = None) -> UNet2DConditionModel:
+def build_unet(plan: UNetPlan, sample_size: int | None = None) -> UNet:
     """The U-Net of `plan` with torch's own initialisation; build it under `torch.device("meta")` to hold no weights."""
+    if plan.blocks == ADM:
+        return PreconditionedUNet(**adm_config(plan, sample_size))
     return UNet2DConditionModel(**unet_config(plan, sample_size))
+
+
+def adm_config(plan: UNetPlan, sample_size: int | None = None) -> dict:
+    """The arguments that diffusers' `UNet2DModel` takes for `plan`: ADM (Dhariwal and Nichol, 2021, table 11).
+
+    Resolutions change in residual blocks, and the time embedding scales and shifts each second norm. Norms have the
+    groups that EDM gives the narrowest stage: 4 channels a group, 32 groups at most.
+    """
+    attends = [depth > 0 for depth in plan.transformer_depths]
+    stages = zip(plan.channels, plan.heads, attends, strict=True)
+    (width,) = {channels // heads for channels, heads, here in stages if here}
+    groups = min(32, plan.channels[0] // 4)
+    return {
+        "sample_size": sample_size,
+        "in_channels": plan.sample_channels,
+        "out_channels": plan.sample_channels,
+        "block_out_channels": plan.channels,
+        "layers_per_block": plan.layers_per_block,
+        "attention_head_dim": width,
+        "down_block_types": ["AttnDownBlock2D" if here else "ResnetDownsampleBlock2D" for here in attends],
+        "up_block_types": ["AttnUpBlock2D" if here else "ResnetUpsampleBlock2D" for here in reversed(attends)],
+        "downsample_type": "resnet",
+        "upsample_type": "resnet",
+        "resnet_time_scale_shift": "scale_shift",
+        "norm_num_groups": groups,
+        "attn_norm_num_groups": groups,
+        "num_class_embeds": plan.class_labels,
+    }
 
 
 def unet_config(plan: UNetPlan, sample_size: int | None = None) -> dict:

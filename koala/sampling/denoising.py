@@ -10,6 +10,7 @@ from torch import Tensor
 from koala.errors import KoalaError
 from koala.models.conditioning import Condition, size_ids
 from koala.models.load import Components
+from koala.models.noising import noising
 from koala.models.spec import Recipe
 from koala.sampling import seeds
 from koala.sampling.schedules import build_scheduler, set_timesteps
@@ -39,7 +40,7 @@ class Denoising:
         self._unet: Any = components.unet
         self._span = span
         self._recipe, self._generators = recipe, list(generators)
-        self._scheduler = build_scheduler(recipe, spec.prediction)
+        self._scheduler = build_scheduler(recipe, spec.prediction, spec.noising)
         timesteps = set_timesteps(self._scheduler, recipe, torch.device("cpu"))
         self.timesteps = list(timesteps)  # for the scheduler, which would read them back from a GPU at each step
         self._timesteps_there = list(timesteps.to(device))
@@ -48,7 +49,8 @@ class Denoising:
         self._conditioning = condition.unet_arguments(sizes)
         shape = (spec.unet.sample_channels, size[0] // spec.downscale, size[1] // spec.downscale)
         noise = seeds.noise(self._generators, shape) if start is None else _repeated(start, shape, len(generators))
-        self.latents: Tensor = noise.to(device, dtype) * self._scheduler.init_noise_sigma
+        state = noise.to(device, noising(spec.noising).sample_dtype(dtype))
+        self.latents: Tensor = state * self._scheduler.init_noise_sigma
         takes_noise = "generator" in inspect.signature(self._scheduler.step).parameters
         self._step_options = {"generator": self._generators} if takes_noise else {}
         self.done = 0

@@ -61,7 +61,9 @@ class Settings:
             raise KoalaError("torch cannot use a GPU here; try --device cpu")
         for side in (self.height, self.width):
             self.spec.check_side(side)
-        set_timesteps(build_scheduler(self.recipe, self.spec.prediction), self.recipe, torch.device("cpu"))
+        set_timesteps(
+            build_scheduler(self.recipe, self.spec.prediction, self.spec.noising), self.recipe, torch.device("cpu")
+        )
         self.profile.check(self.spec, device, self.dtype)
 
     def row(self, prompt: str, seed: int) -> Row:

@@ -21,7 +21,7 @@ def diffusers_pipeline(components: Components) -> StableDiffusionXLPipeline | St
         "unet": components.unet,
         "text_encoder": text.encoders[0],
         "tokenizer": text.tokenizers[0],
-        "scheduler": build_scheduler(spec.recipe, spec.prediction),
+        "scheduler": build_scheduler(spec.recipe, spec.prediction, spec.noising),
     }
     if spec.unet.pooled_dim is None:
         return StableDiffusionPipeline(

@@ -2,16 +2,14 @@
 
 import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any
 
 import torch
 from diffusers import (
     DDIMScheduler,
-    DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
@@ -20,16 +18,10 @@ from diffusers import (
 )
 
 from koala.errors import KoalaError, UnknownName
+from koala.models.noising import SD_SCHEDULE
 from koala.models.spec import Recipe
+from koala.sampling.edm_steps import EdmEuler, EdmHeun, EdmRenoise
 
-# Stable Diffusion's noise schedule, from v1 to SDXL.
-_NOISE = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "steps_offset": 1,
-}
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
@@ -41,7 +33,7 @@ class _Kind:
 
 # A timestep schedule in latent space is not clipped to [-1, 1] and ends at the first alpha of training.
 _LATENT = {"clip_sample": False, "set_alpha_to_one": False}
-SCHEDULERS = {
+SCHEDULERS = {  # of Stable Diffusion's noise
     "ddim": _Kind(DDIMScheduler, _LATENT),
     "dpm++": _Kind(DPMSolverMultistepScheduler),
     "euler": _Kind(EulerDiscreteScheduler),
@@ -49,25 +41,26 @@ SCHEDULERS = {
     "lcm": _Kind(LCMScheduler),
     "pndm": _Kind(PNDMScheduler, {"skip_prk_steps": True, "set_alpha_to_one": False}),
 }
+EDM_SCHEDULERS = {"euler": EdmEuler, "heun": EdmHeun, "lcm": EdmRenoise}
 
 
-def build_scheduler(recipe: Recipe, prediction: str = "epsilon") -> Any:
-    """A fresh scheduler for `recipe` and what the U-Net predicts; `set_timesteps` begins a schedule."""
-    if recipe.scheduler not in SCHEDULERS:
-        raise UnknownName("scheduler", recipe.scheduler, SCHEDULERS)
+def build_scheduler(recipe: Recipe, prediction: str = "epsilon", noising: str = "sd") -> Any:
+    """A fresh scheduler for `recipe`, what the U-Net predicts and how noise is added.
+
+    `set_timesteps` begins a schedule.
+    """
+    known: Collection[str] = EDM_SCHEDULERS if noising == "edm" else SCHEDULERS
+    if recipe.scheduler not in known:
+        raise UnknownName("scheduler", recipe.scheduler, known)
     if prediction not in PREDICTIONS:
         raise UnknownName("prediction", prediction, PREDICTIONS)
+    if noising == "edm":
+        assert prediction == "sample", "EDM's networks predict the clean sample"
+        return EDM_SCHEDULERS[recipe.scheduler]()
     kind = SCHEDULERS[recipe.scheduler]
     return kind.scheduler(
-        **_NOISE, **kind.settings, timestep_spacing=recipe.timestep_spacing, prediction_type=prediction
+        **SD_SCHEDULE, **kind.settings, timestep_spacing=recipe.timestep_spacing, prediction_type=prediction
     )
-
-
-@cache
-def training_schedule() -> torch.Tensor:
-    """The share of the sample's power that is left at each timestep of training, fp32; not to be changed."""
-    with torch.inference_mode(False), torch.device("cpu"):
-        return DDPMScheduler(**_NOISE).alphas_cumprod
 
 
 def set_timesteps(scheduler: Any, recipe: Recipe, device: torch.device) -> torch.Tensor:

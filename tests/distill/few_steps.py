@@ -22,7 +22,11 @@ def critic_of(spec, seed, side=8, judges=True):
     """A critic around random weights; `side` is that of the latents."""
     unet = unet_of(spec, seed)
     batch = RandomExamples(spec, 1).batch([0], [0])
-    seen = Seen(torch.zeros(1, 4, side, side), torch.zeros(1).long(), batch.condition.unet_arguments(batch.sizes))
+    seen = Seen(
+        torch.zeros(1, spec.unet.sample_channels, side, side),
+        torch.zeros(1).long(),
+        batch.condition.unet_arguments(batch.sizes),
+    )
     with torch.no_grad():
         shape = tuple(narrowest(unet, seen).shape[1:])
     return Critic(unet.requires_grad_(), shape if judges else None, seed)

@@ -17,6 +17,7 @@ def family(tmp_path, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(module, "cpu_isa", lambda: "avx2")
     return module
 
 
@@ -36,6 +37,12 @@ def test_what_came_to_its_end_is_not_run_again(family, tmp_path):
     made = list(family.commands(["emoji-teacher", "emoji-koala"], "-64", Path("packed")))
     assert [command[0] for command in made] == ["encode", "train"], "a packed dataset is there already"
     assert made[0][1] == "packed/emoji/train" and made[1][1] == "emoji-koala-64"
+
+
+def test_a_processor_that_multiplies_in_bf16_does(family, monkeypatch):
+    monkeypatch.setattr(family, "cpu_isa", lambda: "avx512_bf16")
+    assert list(family.commands(["emoji-bk"], "", None))[-1] == ["train", "emoji-bk", "--precision", "bf16"]
+    assert list(family.commands(["emoji-bk"], "-64", None))[-1] == ["train", "emoji-bk-64"]
 
 
 def test_at_the_deadline_a_run_is_interrupted_and_may_write_what_it_has(family, tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from koala.distill.log import FILE, read
 from koala.distill.plan import Plan, plan
 from koala.harness.environment import cpu_isa
 from koala.models.networks import count_params, meta_networks
+from koala.models.spec import ClassLabels
 
 ROOT = Path(__file__).parents[2]
 ACTIVATIONS = 3 * 2**30  # bytes, of one image at 1024 px
@@ -40,6 +41,8 @@ def caches(tmp_path_factory):
     """Encoded pictures by text encoders, latent space and side; made when they are asked for."""
     folder, made = tmp_path_factory.mktemp("full-size"), {}
     captioned.folder(folder / "photos", 1, 1024)
+    captioned.folder(folder / "classes", 1, 1024)
+    captioned.write_rows(folder / "classes/metadata.jsonl", [{"file_name": "images/0000.png", "text": "0"}])
 
     def cache(planned: Plan) -> Path:
         spec = planned.models.student
@@ -47,7 +50,8 @@ def caches(tmp_path_factory):
         if key not in made:
             made[key] = folder / f"cache-{len(made)}"
             options = ("--resolution", spec.resolution, "--weights", "random")
-            koala("encode", folder / "photos", "--model", spec.name, "--out", made[key], *options)
+            photos = folder / ("classes" if isinstance(spec.conditioning, ClassLabels) else "photos")
+            koala("encode", photos, "--model", spec.name, "--out", made[key], *options)
         return made[key]
 
     return cache

@@ -22,7 +22,7 @@ from torch import nn
 from koala.distill.critic import Critic
 from koala.distill.dmd2 import CRITIC, GENERATOR, DistributionMatching, Matching
 from koala.models.conditioning import Condition
-from koala.sampling.schedules import training_schedule
+from koala.models.noising import training_schedule
 
 N = 20_000
 

@@ -24,10 +24,10 @@ from koala.errors import KoalaError
 from koala.harness import records
 from koala.models import zoo
 from koala.models.load import load
+from koala.models.noising import training_schedule
 from koala.models.spec import Recipe
 from koala.sampling import seeds
 from koala.sampling.sampler import Sampler
-from koala.sampling.schedules import training_schedule
 
 TEACHER, SIDE = "tiny-sdxl", 32
 PROMPTS = ("a red apple", "a blue cup", "a cat")

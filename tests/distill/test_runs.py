@@ -39,6 +39,9 @@ STATED = {
     "dmd2-sdxl-4step-lora": (16_000, 128, 5e-5, "sdxl", 1024),
     "dmd2-sd15-stage1": (40_000, 2048, 1e-5, "sdm-v1.5", 512),
     "dmd2-sd15-stage2": (5_000, 2048, 5e-7, "sdm-v1.5", 512),
+    "dmd2-imagenet64": (200_000, 280, 2e-6, "edm-imagenet64", 64),
+    "dmd2-imagenet64-stage1": (410_000, 280, 2e-6, "edm-imagenet64", 64),
+    "dmd2-imagenet64-stage2": (150_000, 280, 5e-7, "edm-imagenet64", 64),
     "dmd2-koala-1b-4step": (20_000, 128, 5e-7, "sdxl", 1024),
     "dmd2-koala-1b-1step": (25_000, 128, 5e-7, "sdxl", 1024),
     "dmd2-koala-700m-4step": (20_000, 128, 5e-7, "sdxl", 1024),
@@ -64,6 +67,9 @@ def test_runs_of_few_steps_have_the_values_that_dmd2_states():
         "dmd2-sdxl-1step": ((399,), *sdxl),
         "dmd2-sd15-stage1": ((999,), 1.75, 10, 0.0, 0.0),
         "dmd2-sd15-stage2": ((999,), 1.75, 10, 1e-3, 1e-2),
+        "dmd2-imagenet64": ((999,), 1.0, 5, 3e-3, 1e-2),
+        "dmd2-imagenet64-stage1": ((999,), 1.0, 5, 0.0, 0.0),
+        "dmd2-imagenet64-stage2": ((999,), 1.0, 5, 3e-3, 1e-2),
     }
     for name, numbers in stated.items():
         run = runs.get(name)
@@ -77,9 +83,9 @@ def test_runs_of_few_steps_have_the_values_that_dmd2_states():
 
 
 @pytest.mark.parametrize("name", runs.names())
-def test_every_run_reaches_its_batch_on_one_process_and_on_four(name):
+def test_every_run_reaches_its_batch_on_one_process_and_on_several(name):
     run = runs.get(name)
-    for processes in (1, 4):
+    for processes in (1, 7 if "imagenet" in name else 4):  # as many as its authors had, or a part of them
         split = run.split(processes)
         assert split.batch_per_process * processes == (run.global_batch or processes * run.batch_size)
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from koala.harness.options import byte_count
+from koala.harness.options import byte_count, number_range
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,15 @@ def test_bytes_may_be_named_one_by_one(count):
 def test_what_is_no_number_of_bytes_says_how_one_looks(text):
     with pytest.raises(ValueError, match="such as 8GiB, 11GB or 500MiB"):
         byte_count(text)
+
+
+@given(st.integers(0, 2000), st.integers(0, 2000))
+def test_a_range_of_numbers_has_both_its_ends(first, more):
+    assert number_range(f"{first}-{first + more}") == range(first, first + more + 1)
+    assert number_range(str(first)) == range(first, first + 1)
+
+
+@pytest.mark.parametrize("text", ["", "-3", "3-", "9-0", "a", "1-2-3", "1.5", "0 - 3"])
+def test_what_is_no_range_says_how_one_looks(text):
+    with pytest.raises(ValueError, match="a range such as 0-9"):
+        number_range(text)

@@ -6,6 +6,7 @@ import torch
 from koala.models import zoo
 from koala.models.anatomy import KINDS, LAYER_PARTS, WORK, lowest_stages, stage_of, stages
 from koala.models.networks import count_params
+from koala.models.spec import ADM
 from koala.models.unet import build_unet
 
 
@@ -27,9 +28,8 @@ def test_every_path_exists_and_every_part_of_the_u_net_is_named_once(name):
     named = {kind: [path for stage in stages(plan) for path in stage.modules(kind)] for kind in KINDS}
     assert {path for paths in named.values() for path in paths} <= modules.keys()
     for kind, part in LAYER_PARTS.items():  # in the order in which they run, which is not quite that of the names
-        assert sorted(named[kind]) == sorted(
-            path for path in modules if re.fullmatch(rf".+\.transformer_blocks\.\d+\.{part}", path)
-        )
+        inside = r"attentions\.\d+" if plan.blocks == ADM and kind == "SA" else rf"transformer_blocks\.\d+\.{part}"
+        assert sorted(named[kind]) == sorted(path for path in modules if re.fullmatch(rf".+\.{inside}", path))
     assert sorted(named["Res"]) == sorted(path for path in modules if re.fullmatch(r".+\.resnets\.\d+", path))
     assert sorted(named["LF"]) == sorted(path for path in modules if re.fullmatch(r"\w+_blocks\.\d|mid_block", path))
 
@@ -51,7 +51,7 @@ def test_the_work_of_a_stage_is_all_of_it_but_norms_and_projections_of_transform
         }
         beside = re.compile(r"attentions\.\d+\.(norm|proj_in|proj_out|transformer_blocks\.\d+\.norm[123])")
         assert all(beside.fullmatch(path) for path in outside)
-        assert bool(outside) == bool(stage.depths)
+        assert bool(outside) == (bool(stage.depths) and not stage.bare)
 
 
 def test_the_lowest_transformer_stacks_hold_82_percent_of_sdxl():
@@ -75,7 +75,8 @@ def test_a_block_has_as_many_transformer_layers_as_the_plan_says(name):
     plan = zoo.get(name).unet
     modules = built_modules(plan)
     for stage in stages(plan):
-        found = {path: len(module.transformer_blocks) for path, module in modules.items() if path in stage.attentions}
+        blocks = {path: modules[path] for path in stage.attentions}
+        found = {path: len(getattr(block, "transformer_blocks", "1")) for path, block in blocks.items()}
         assert found == stage.attentions
 
 

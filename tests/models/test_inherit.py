@@ -30,7 +30,7 @@ NAIVE_MISFITS = {
 
 
 def one_of_each_plan():
-    return list({zoo.get(name).unet: name for name in reversed(zoo.names())}.values())
+    return list({zoo.get(name).unet: name for name in reversed(zoo.names()) if not name.endswith("-64")}.values())
 
 
 @pytest.mark.parametrize(("teacher", "student"), PAIRS)

@@ -23,7 +23,7 @@ def kinds():
     found = {}
     for name in zoo.names():
         spec = zoo.get(name)
-        if not isinstance(spec.conditioning, ClipText):
+        if not isinstance(spec.conditioning, ClipText):  # diffusers has no pipeline: test_pixels.py, test_edm_steps.py
             continue
         found[spec.unet, spec.conditioning, spec.recipe, spec.prediction] = name
     return sorted(found.values())

@@ -151,10 +151,15 @@ class Encoder:
 
     @torch.no_grad()
     def empty(self) -> Condition:
-        """One row that stands for no caption: zeros, the empty prompt or no class, as the model was trained."""
+        """One row that stands for no caption: zeros, the empty prompt or no class, as the model was trained.
+
+        Of a model that knows no such row it is one that no table has.
+        """
         plan, conditioner = self.components.spec.conditioning, self.components.conditioner
         assert conditioner is not None, "loaded without its text encoders"
-        prompt = plan.names[0] if isinstance(plan, ClassLabels) else ""
+        if isinstance(plan, ClassLabels):
+            return Condition(labels=torch.tensor([len(plan.names)]))
+        prompt = ""
         return conditioner.guided([prompt], None).map(lambda field: _on_cpu(field[:1]))
 
     @torch.no_grad()

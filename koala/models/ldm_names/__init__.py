@@ -1,14 +1,14 @@
-"""The names that a tensor has in an original (LDM) single-file checkpoint: one list of rules a network."""
+"""The names that a tensor has in its authors' own checkpoint (LDM's, EDM's): one list of rules a network."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 
 from koala.errors import KoalaError, UnknownName
-from koala.models.ldm_names import autoencoder, clip, unet
+from koala.models.ldm_names import autoencoder, clip, edm, unet
 from koala.models.ldm_names.rules import Layout, Place, places
 from koala.models.networks import meta_networks
-from koala.models.spec import AutoencoderPlan, ClipText, ModelSpec
+from koala.models.spec import ADM, AutoencoderPlan, ClipText, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ def sections(spec: ModelSpec, parts: Collection[str] | None = None) -> dict[str,
 
 def layouts(spec: ModelSpec) -> dict[str, Layout]:
     """How the file holds each network of `spec`; a tiny autoencoder has no place in it."""
-    found = {"unet": unet.layout(spec.unet)}
+    of_edm = spec.unet.blocks == ADM
+    found = {"unet": edm.layout(spec.unet, spec.resolution) if of_edm else unet.layout(spec.unet)}
     if isinstance(spec.conditioning, ClipText):
         encoders = spec.conditioning.encoders
         found |= {f"text_encoder_{i}": clip.layout(encoders, i) for i in range(len(encoders))}

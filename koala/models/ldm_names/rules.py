@@ -12,16 +12,20 @@ _FORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]
     "conv1x1": (lambda t: t[:, :, None, None], lambda t: t.flatten(1)),  # [o, i] <-> [o, i, 1, 1]
     "transposed": (lambda t: t.T.contiguous(), lambda t: t.T.contiguous()),
 }
-_FUSED = 3  # query, key and value lie in one tensor, in this order
+_FUSED = 3  # query, key and value lie in one tensor, in this order, one after the other or row by row
 
 
 @dataclass(frozen=True)
 class Place:
-    """The file's tensor `key` holds ours in this form; `third` says which third of its rows, if it is a fused one."""
+    """The file's tensor `key` holds ours in this form; `third` says which third of its rows, if it is a fused one.
+
+    `interleaved`: every third row from that one on.
+    """
 
     key: str
     form: str = "same"
     third: int | None = None
+    interleaved: bool = False
 
     def under(self, prefix: str) -> "Place":
         """The same place with `prefix` before its key."""
@@ -30,7 +34,7 @@ class Place:
     def read(self, stored: Tensor) -> Tensor:
         """Our tensor out of the file's; it shares no memory with another one."""
         if self.third is not None:
-            stored = stored.chunk(_FUSED)[self.third].clone()
+            stored = (stored[self.third :: _FUSED] if self.interleaved else stored.chunk(_FUSED)[self.third]).clone()
         return _FORMS[self.form][1](stored)
 
 
@@ -42,6 +46,7 @@ class Rule:
     original: str
     form: str = "same"
     third: int | None = None
+    interleaved: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def _place(key: str, rules: Mapping[str, Rule]) -> Place:
         name, dot, _ = name.rpartition(".")
         assert dot, f"no rule names {key}"
     rule = rules[name]
-    return Place(rule.original + key.removeprefix(name), rule.form, rule.third)
+    return Place(rule.original + key.removeprefix(name), rule.form, rule.third, rule.interleaved)
 
 
 def stored(places: Sequence[Place], tensors: Sequence[Tensor]) -> Tensor:
@@ -87,4 +92,5 @@ def stored(places: Sequence[Place], tensors: Sequence[Tensor]) -> Tensor:
     if None in parts:
         assert len(tensors) == 1, f"{len(tensors)} tensors are called {places[0].key}"
         return parts[None]
-    return torch.cat([parts[third] for third in range(_FUSED)])
+    thirds = [parts[third] for third in range(_FUSED)]
+    return torch.stack(thirds, dim=1).flatten(0, 1) if places[0].interleaved else torch.cat(thirds)

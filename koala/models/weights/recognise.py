@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from functools import cache
 
-from koala.models import zoo
-from koala.models.ldm_names import sections
+from koala.models import single_file, zoo
+from koala.models.ldm_names.edm import PREFIX as EDM_PREFIX
 from koala.models.ldm_names.unet import PREFIX
 from koala.models.networks import meta_networks
 from koala.models.spec import UNetPlan
@@ -22,7 +22,8 @@ def recognise(found: Shapes, original: bool = False) -> str:
 
     `original`: the tensors have the names of a single-file checkpoint.
     """
-    found = {key.removeprefix(PREFIX): shape for key, shape in found.items() if not original or _of_unet(key, found)}
+    if original:
+        found = {_bare(key): shape for key, shape in found.items() if _of_unet(key, found)}
     shares = {}
     for plan, names in _plans().items():
         if found.get(_FIRST[original], (plan.channels[0],))[0] == plan.channels[0]:
@@ -37,7 +38,13 @@ def recognise(found: Shapes, original: bool = False) -> str:
     return "It is not the U-Net of any model here."
 
 
+def _bare(key: str) -> str:
+    return key.removeprefix(PREFIX).removeprefix(EDM_PREFIX)
+
+
 def _of_unet(key: str, found: Shapes) -> bool:
+    if key.endswith(".resample_filter"):  # EDM saves these, which are no weights
+        return False
     return key.startswith(PREFIX) or not any(other.startswith(PREFIX) for other in found)
 
 
@@ -55,8 +62,8 @@ def _shapes(name: str, original: bool) -> Mapping[str, tuple[int, ...]]:
     spec = zoo.get(name)
     if not original:
         return shapes_of(meta_networks(spec, ("unet",))["unet"])
-    section = sections(spec, ("unet",))["unet"]
-    return {place.key: section.shapes[key] for key, place in section.places.items()}
+    tensors = single_file.original(meta_networks(spec, ("unet",)), spec)
+    return {_bare(key): tuple(tensor.shape) for key, tensor in tensors.items()}
 
 
 def _share(found: Shapes, known: Shapes) -> float:

@@ -178,8 +178,14 @@ def _of_file(spec: ModelSpec, path: Path, networks: Collection[str]) -> dict[str
         return {"unet": Part(checkpoint)} if "unet" in networks else {}
     if layout == "original":
         known = [network for network in networks if not spec.apart(network)]
-        places = sections(_original(spec), known)
-        return {name: Part(checkpoint, original=True) for name in known if _holds(checkpoint, places[name])}
+        places = sections(_original(spec))
+        if not any(_holds(checkpoint, section) for section in places.values()):
+            raise KoalaError(f"{path} holds no network of {spec.name}. {recognise(checkpoint.shapes, original=True)}")
+        return {
+            name: Part(checkpoint, original=True)
+            for name in known
+            if name in places and _holds(checkpoint, places[name])
+        }
     if any("lora" in key for key in checkpoint.shapes):
         raise KoalaError(f"{path} is a LoRA adapter, which goes on top of weights: give it as an adapter")
     first = ", ".join(list(checkpoint.shapes)[:3])
