@@ -16,15 +16,18 @@ from koala.distill.regression import Regression
 from koala.models.conditioning import Condition
 
 RATE = 3e-5  # constant, of generator and critic
+AVERAGE = 0.95  # decay of the generator's average: at a constant rate its last weights alone are a matter of luck
 TIMESTEP = 399  # from which the generator draws, as that of SDXL in one step
 JUDGES = 200_000  # points that a distance compares: of 20,000, those of two fresh sets are as far as the teacher's
 
 
 def fit(objective, examples, **changes):
-    """Train by the trainer, and keep nothing of it but the networks."""
+    """Train by the trainer, and keep nothing of it but the networks, with the weights that it publishes."""
     rare = {"save_every": 10**9, "log_every": 100, "ema_decay": 0.0}
     with tempfile.TemporaryDirectory() as folder:
-        trained(Path(folder), objective, examples, **rare, **changes)
+        trainer = trained(Path(folder), objective, examples, **{**rare, **changes})
+        for name, network in objective.trained.items():
+            network.load_state_dict(trainer.weights(name))
 
 
 def teacher_of(seed, steps=3000, batch_size=256):
@@ -54,7 +57,8 @@ def generator_of(teacher, first, seed, ratio=5, gan=True, regression=0.0, steps=
     objective = DistributionMatching(*networks, Condition(), numbers, seed)
     length = {"steps": steps, "batch_size": batch_size}
     examples = beside(Points(seed=seed), {PAIRS: Pairs(teacher)} if regression else {}, seed)
-    fit(objective, examples, seed=seed, learning_rate=RATE, weight_decay=0.01, clip_norm=10.0, **length)
+    rates = {"learning_rate": RATE, "ema_decay": AVERAGE, "weight_decay": 0.01, "clip_norm": 10.0}
+    fit(objective, examples, seed=seed, **rates, **length)
     return generator.eval()
 
 
