@@ -27,7 +27,7 @@ class Head(nn.Module):
         self.first = nn.Linear(dim, WIDTH)
         self.last = nn.Linear(WIDTH, JOINT)
 
-    def forward(self, features: Features) -> Features:
+    def forward(self, features: Features) -> Float[Tensor, "n joint"]:
         """One row of length 1 a row of features."""
         inside = F.dropout(F.gelu(self.first(self.norm(features))), _DROPPED, self.training)
         return F.normalize(self.last(inside), dim=1)
@@ -54,10 +54,10 @@ class Pairs:
     """What is learnt from: features of images as they are seen at several sizes, and of texts, by captions of each."""
 
     images: Float[Tensor, "sizes n d"]
-    texts: Features
+    texts: Float[Tensor, "m e"]
     captions: Sequence[Sequence[int]]  # of each image, places in `texts`
 
-    def batch(self, size: int, random: torch.Generator) -> tuple[Features, Features]:
+    def batch(self, size: int, random: torch.Generator) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b e"]]:
         """Some of the images, each at a size and with a caption drawn by lot."""
         chosen = torch.randperm(len(self.captions), generator=random)[:size]
         lots = torch.rand(2, len(chosen), generator=random)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from eval.networks import Networks
 from eval.toyclip import head_file
@@ -25,7 +27,7 @@ class Judge:
         """Those that an image is told from."""
         return self._about.captions
 
-    def images(self, features: Features) -> Features:
+    def images(self, features: Features) -> Float[Tensor, "n joint"]:
         """Rows of length 1, on the CPU."""
         with torch.inference_mode():
             return self._heads.image(features.cpu())

@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from eval.toyclip.captions import Caption, unlike_in
-from koala.types import Features, Scores
+from koala.types import Scores
 
-Places: TypeAlias = Int[Tensor, "n"]
+Places: TypeAlias = Int[Tensor, "n"]  # noqa: F821
 
 
 def own_is_nearest(cosines: Float[Tensor, "n m"], own: Places) -> Scores:
@@ -33,7 +33,11 @@ def told_apart(cosines: Float[Tensor, "n m"], own: Sequence[int], part: str, cap
 
 
 def retrieval(
-    images: Features, texts: Features, own: Sequence[int], asked: Sequence[int], captions: Sequence[Caption]
+    images: Float[Tensor, "n d"],
+    texts: Float[Tensor, "m d"],
+    own: Sequence[int],
+    asked: Sequence[int],
+    captions: Sequence[Caption],
 ) -> Mapping[str, float]:
     """Shares of right answers for the images at the places `asked`, among all images and all captions.
 
