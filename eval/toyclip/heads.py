@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from koala.types import Features
 
-WIDTH, JOINT = 512, 128
+WIDTH, JOINT = 256, 128
 _FIRST, _LARGEST = math.log(1 / 0.07), math.log(100.0)  # of the logarithm of the scale, as CLIP has them
-_LR, _DECAY, _WARM = 1e-3, 0.1, 0.05
+_LR, _DECAY, _WARM = 3e-3, 0.1, 0.05
 _DROPPED = 0.2
-BATCH = 512
+BATCH = 256
 
 
 class Head(nn.Module):
