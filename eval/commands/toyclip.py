@@ -15,7 +15,6 @@ from koala.harness.options import Ints, Names
 EXAMPLES = (
     "python -m eval toyclip runs/data/emoji/train --beside runs/data/emoji/held-out --out runs/toyclip.safetensors",
     "python -m eval toyclip photos/ --out photos.safetensors --captions text --sides 64 --steps 300",
-    "python -m eval score A --metrics toyclip_score,toyclip_accuracy --weights toyclip=runs/toyclip.safetensors",
 )
 
 
