@@ -19,7 +19,7 @@ from koala.harness.files import sha256_of
 
 pytestmark = pytest.mark.usefixtures("cache")
 METRICS = ("toyclip_score", "toyclip_accuracy", "toyclip_accuracy:colour", "toyclip_accuracy:shape")
-QUICK = ("--steps", "60", "--sides", "32", "--workers", "0")
+QUICK = ("--steps", "150", "--sides", "32", "--workers", "0")
 
 
 def run(*arguments) -> int:
@@ -82,7 +82,7 @@ def test_the_file_says_what_it_was_made_of_and_holds_tensors_alone(tmp_path, fla
     assert [caption.text for caption in about.captions[9:]] == ["blue bar", "green square", "red disc"]
     assert {caption.text for caption in about.captions} == {f"{c} {s}" for c in COLOURS for s in SHAPES}
     assert about.captions[-1].parts == {"colour": "red", "shape": "disc"}
-    assert (list(about.sides), about.steps, about.seed, list(about.columns)) == ([32], 60, 3, ["text", "rich"])
+    assert (list(about.sides), about.steps, about.seed, list(about.columns)) == ([32], 150, 3, ["text", "rich"])
     assert set(about.trained_on) == {"learnt"} and set(about.beside) == {"beside"}
     assert [line["n"] for line in about.check] == [6, 18, 6, 18]
     with safe_open(out, "pt") as file:
