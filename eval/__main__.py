@@ -13,6 +13,7 @@ COMMANDS = {
     "compare": Command("eval.commands.compare", "two sets on the same prompts and seeds, with intervals"),
     "publish": Command("eval.commands.publish", "copy whole scores and their tables to results/"),
     "metrics": Command("eval.commands.metrics", "list the metrics and which way each is better"),
+    "toyclip": Command("eval.commands.toyclip", "train a text-image score on captioned images of one domain"),
     "weights": Command("eval.commands.weights", "list the weight files metrics want, and fetch what may be fetched"),
 }
 EXAMPLES = (

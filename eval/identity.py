@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from eval import feed as feeds
 from eval.feed import Feed
@@ -11,6 +11,7 @@ from eval.weights import Found
 from koala.harness.records import SCHEMA, Row
 
 _LEVELS = ((GroupMetric, "group"), (SetMetric, "set"), (ImageMetric, "image"), (ExpectationMetric, "image"))
+_MADE_SHOWN = 8  # digits of the hash of a file that has no standard one
 
 
 def metric_row(name: str, metric: Metric, found: Mapping[str, Found]) -> Row:
@@ -23,12 +24,13 @@ def metric_row(name: str, metric: Metric, found: Mapping[str, Found]) -> Row:
         "settings": dict(metric.settings()),
         **({"balanced_over": metric.balanced_over} if metric.balanced_over else {}),
     }
-    verified = all(file.verified for file in found.values())
+    verified = all(file.verified or file.made for file in found.values())
+    made = [f"{file} {found[file].sha256[:_MADE_SHOWN]}" for file in sorted(found) if found[file].made]
     return {
         "schema": SCHEMA,
         "kind": "metric",
         "id": digest(decides),
-        "label": label(name, verified, decides["dtype"]),
+        "label": label(name, verified, decides["dtype"], made),
         "level": level(metric),
         "higher_is_better": metric.higher_is_better,
         "substitute": metric.substitute,
@@ -38,9 +40,9 @@ def metric_row(name: str, metric: Metric, found: Mapping[str, Found]) -> Row:
     }
 
 
-def label(name: str, verified: bool, dtype: str | None) -> str:
-    """The metric's name, which stays bare only with the standard weights in fp32."""
-    marks = [*([] if verified else ["unverified"]), *([dtype] if dtype not in (None, "fp32") else [])]
+def label(name: str, verified: bool, dtype: str | None, made: Sequence[str] = ()) -> str:
+    """The metric's name, which stays bare only with the standard weights in fp32; `made` are weights without any."""
+    marks = [*made, *([] if verified else ["unverified"]), *([dtype] if dtype not in (None, "fp32") else [])]
     return name + "".join(f"[{mark}]" for mark in marks)
 
 

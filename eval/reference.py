@@ -17,6 +17,7 @@ from eval.statistics_files import Statistics, read_statistics, write_statistics
 from koala.errors import KoalaError
 from koala.harness.cache import cache_folder, made
 from koala.harness.files import sha256_of
+from koala.types import Features
 
 
 class Reference:
@@ -76,6 +77,15 @@ class Reference:
             if lost := sum(key not in spool for key in keys):
                 raise KoalaError(f"{self.path} has {lost} images without features: they changed meanwhile; run again")
             return _Kept(spool.select(keys), self._folder() / f"{feed}.{_digest(keys)[:16]}.npz")
+
+    def rows(self, feed: str, dim: int) -> Features:
+        """The features of the images, in the order of `items`; all of them are there."""
+        with self.spool(feed, dim) as spool:
+            return spool.rows([self.hash_of(item) for item in self.items])
+
+    def hash_of(self, item: Item) -> str:
+        """The sha256 of the file of an image that can be read."""
+        return self._hashes[item.file]
 
     def _folder(self) -> Path:
         return made(cache_folder() / "references" / self.content)

@@ -6,8 +6,10 @@ from contextlib import ExitStack
 from eval import extractors
 from eval.feed import Feed
 from eval.metric import SetMetric
+from eval.networks import Networks
 from eval.passes import FeaturePass, Reading
 from eval.plan import Planned
+from eval.progress import ScoreProgress
 from eval.reference import Reference
 from eval.run import Run
 from eval.set_scores import Against
@@ -25,7 +27,7 @@ def against(reference: Reference | None, planned: Sequence[Planned], run: Run) -
         return Against(None, {}), []
     reading = Reading(run.batch_size, run.workers)
     if reference.images:
-        _compute(reference, feeds, reading, run)
+        compute(reference, feeds, reading, run.networks, run.progress)
     unreadable = {bad.path for bad in reading.unreadable.values()}
     features = {feed: reference.features(name, _dim(feed), unreadable) for feed, name in feeds.items()}
     facts: Row = {"name": reference.name, "content": reference.content, "path": str(reference.path)}
@@ -35,12 +37,14 @@ def against(reference: Reference | None, planned: Sequence[Planned], run: Run) -
     return Against(facts, features), problems
 
 
-def _compute(reference: Reference, feeds: Mapping[Feed, str], reading: Reading, run: Run) -> None:
-    """Put the features of those images into the cache that have none yet."""
+def compute(
+    reference: Reference, feeds: Mapping[Feed, str], reading: Reading, networks: Networks, progress: ScoreProgress
+) -> None:
+    """Put the features of those images into the cache that have none yet; `feeds` have the names of their files."""
     lacking = {feed: reference.missing(name, _dim(feed)) for feed, name in feeds.items()}
     wanted = {item.file for items in lacking.values() for item in items}
     items = [item for item in reference.items if item.file in wanted]
-    run.progress.begin(f"reference {reference.name}", len(reference.items), len(reference.items) - len(items))
+    progress.begin(f"reference {reference.name}", len(reference.items), len(reference.items) - len(items))
     with ExitStack() as stack:
         # In one order in all processes, for each waits until it has the next one's lock.
         spools = {
@@ -48,10 +52,10 @@ def _compute(reference: Reference, feeds: Mapping[Feed, str], reading: Reading, 
             for feed in sorted(feeds, key=lambda feed: feeds[feed])
             if lacking[feed]
         }
-        through = FeaturePass(run.networks, spools)
+        through = FeaturePass(networks, spools)
         for batch in reading.batches([item.path for item in items], range(len(items))):
             through(batch.pictures, [items[place].file for place in batch.places])
-            run.progress.advance(len(batch.places))
+            progress.advance(len(batch.places))
 
 
 def _dim(feed: Feed) -> int:

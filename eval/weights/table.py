@@ -9,7 +9,7 @@ would say (BERT, 6 layers of width 384, 12 heads, 1536 inside) is the extractor'
 
 from pathlib import PurePosixPath
 
-from eval.weights.entries import answers, detectors, features, judges
+from eval.weights.entries import answers, detectors, features, judges, trained
 from eval.weights.file import WeightFile
 from koala.errors import KoalaError, UnknownName
 from koala.models.spec import HubFile
@@ -17,7 +17,7 @@ from koala.models.spec import HubFile
 CLIP = "clip/"
 _CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # in the order that open_clip tries
 
-FILES = {file.name: file for module in (features, judges, answers, detectors) for file in module.FILES}
+FILES = {file.name: file for module in (features, judges, answers, detectors, trained) for file in module.FILES}
 
 _CLIP_HASHES = {  # repository: sha256 and bytes of its open_clip_model.safetensors
     "timm/vit_base_patch32_clip_224.openai": (

@@ -8,12 +8,14 @@ from open_clip import list_pretrained
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.pretrained import _get_safe_alternatives, get_pretrained_cfg
 
+from eval.__main__ import COMMANDS
 from eval.extractors.clip import PRESETS as CLIP_PRESETS
 from eval.weights import table
-from eval.weights.supply import fetchable
+from eval.weights.supply import fetchable, put_at, ways
 from koala.errors import UnknownName
 
-FILES = list(table.FILES.values())
+FILES = [file for file in table.FILES.values() if not file.made_by]
+MADE = [file for file in table.FILES.values() if file.made_by]
 NAMES = [file.name for file in FILES]
 IN_PACKAGES = [file for file in FILES if file.package]
 WITH_ADDRESS = [file for file in FILES if file.url]
@@ -33,6 +35,13 @@ def test_every_listed_file_has_a_hash_a_size_and_somewhere_to_come_from(file):
     assert file.name in WITHOUT_SIZE or file.size_bytes > 0
     assert file.licence and fetchable(file)
     assert table.get(file.name) is file
+
+
+@pytest.mark.parametrize("file", MADE, ids=[file.name for file in MADE])
+def test_a_file_that_is_made_here_has_no_standard_hash_and_says_by_which_command(file):
+    assert file.sha256 is None and not fetchable(file)
+    assert re.match(r"python -m eval (\w+) ", file.made_by)[1] in COMMANDS
+    assert put_at(file) == f"made by {file.made_by}" and ways(file)[0].startswith(file.made_by)
 
 
 @pytest.mark.parametrize("file", FILES, ids=NAMES)
