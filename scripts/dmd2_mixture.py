@@ -167,6 +167,9 @@ HEAD = """# DMD2 in one step, in two dimensions
 
 A mixture of eight Gaussians, MLPs of 38,000 weights; made by `python scripts/dmd2_mixture.py`, whose `--help` says how.
 Distances are sliced Wasserstein distances to fresh points of the mixture, less that of two fresh sets of points.
+Generators begin with the teacher's pairs of noise and point; the rate is constant and the average of the generator's
+weights (decay 0.95) is judged. The last weights alone gave 1.41 times the teacher's distance (0.90 to 2.07) in an
+earlier run of the same five seeds. What the pairs alone give is nearly all: DMD2 keeps it, 1:1 loses it.
 
 """
 
