@@ -10,7 +10,8 @@ trainer of `python -m koala train`.
 
 What is done is kept under runs/dmd2-mixture and not done again; the table and the figure are
 results/lessons/dmd2-mixture.{csv,md,svg,png}. The exit code is 1 where the median over seeds of one step over many is
-above 1.3, or with one update of the critic less than twice that with five. Two hours on two cores with all variants.
+above 1.3, or with one update of the critic less than twice that with five. The two that this needs took an
+hour on two cores beside other work.
 """
 
 import argparse

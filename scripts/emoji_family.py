@@ -30,11 +30,12 @@ from koala.harness.environment import cpu_isa
 from koala.harness.files import write_whole
 from koala.harness.tables import significant, to_csv, to_markdown
 from koala.models import zoo
+from koala.models.zoo.emoji import GPU
 
 ROOT = Path(__file__).parents[1]
 ART, EMOJI, WEIGHTS = "runs/data/emoji", "emoji", "weights"
 PUBLISHED = ROOT / "results/lessons"
-SIZES = {"cpu": "", "gpu": emoji_runs.GPU}
+SIZES = {"cpu": "", "gpu": GPU}
 NAMES = ("emoji-teacher", "emoji-koala", "emoji-bk", "emoji-teacher-4step", "emoji-koala-4step", "emoji-koala-1step")
 OUT_OF_TIME = 75  # of sysexits.h: try again
 _SAVES_S = 60.0  # that a run which was told to stop may take to write its checkpoint

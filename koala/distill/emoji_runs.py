@@ -4,8 +4,9 @@ from collections.abc import Callable
 from functools import partial
 
 from koala.distill.config import FOLDER, Run
+from koala.models import zoo
+from koala.models.zoo.emoji import GPU
 
-GPU = "-64"  # ends the names of the larger size
 DATA = "runs/cache/emoji"
 _PROMPTS = ("a red heart", "woman astronaut with dark skin", "a slice of pizza", "grinning face", "blue car", "a panda")
 _NOTES = (
@@ -58,16 +59,16 @@ def bk(size: str) -> Run:
 
 def few_steps(base: str, steps: int, size: str) -> Run:
     """DMD2 of the teacher, or of its student, in four steps or one."""
-    many = f"{base}{size}"
+    many, few = f"{base}{size}", f"{base}-{steps}step{size}"
     return _run(
         f"{base}-{steps}step",
         size,
         (500, 4000),
-        student=f"{base}-{steps}step{size}",
+        student=few,
         student_weights=_made(many),
         teacher=f"emoji-teacher{size}",
         critic=many,
-        timesteps=(999, 749, 499, 249) if steps == 4 else (399,),
+        timesteps=zoo.get(few).recipe.timesteps,
         guidance=3.0,
         learning_rate=1e-4,
         clip_norm=10.0,

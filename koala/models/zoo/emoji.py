@@ -45,7 +45,7 @@ _STATES = SentencePlan(
     ),
 )
 
-_GPU = "-64"  # ends the names of the larger size
+GPU = "-64"  # ends the names of the larger size
 
 EMOJI_TEACHER = ModelSpec(
     name="emoji-teacher",
@@ -84,7 +84,7 @@ def _few(base: ModelSpec, steps: int) -> ModelSpec:
     timesteps = (999, 749, 499, 249) if steps == 4 else (399,)
     recipe = Recipe("lcm", steps, guidance=0.0, timesteps=timesteps)
     source = f"trained here, by DMD2 (Yin et al., NeurIPS 2024) from {base.name}"
-    name = base.name.removesuffix(_GPU)
+    name = base.name.removesuffix(GPU)
     return _trained(base, f"{name}-{steps}step{base.name.removeprefix(name)}", recipe=recipe, source=source)
 
 
