@@ -122,7 +122,7 @@ PROTOCOLS: dict[str, Protocol] = {
         benchmark="imagenet64",
         resolution=64,
         reference="EDM's statistics of ImageNet at 64 px",
-        obstacle="it draws 50,000 images of ImageNet's classes, and there is no suite of classes here",
+        obstacle="it draws classes, 50,000 images of ImageNet's, and there is no suite of classes here",
     ),
     "mlperf": Protocol(
         title="MLPerf inference, Stable Diffusion XL",
