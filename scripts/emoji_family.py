@@ -26,8 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import pandas as pd
 
 from koala.distill import emoji_runs, runs
-from koala.harness.environment import cpu_isa
-from koala.harness.files import write_whole
+from koala.harness.files import write_folder, write_whole
 from koala.harness.tables import significant, to_csv, to_markdown
 from koala.models import zoo
 from koala.models.zoo.emoji import GPU
@@ -36,7 +35,12 @@ ROOT = Path(__file__).parents[1]
 ART, EMOJI, WEIGHTS = "runs/data/emoji", "emoji", "weights"
 PUBLISHED = ROOT / "results/lessons"
 SIZES = {"cpu": "", "gpu": GPU}
-NAMES = ("emoji-teacher", "emoji-koala", "emoji-bk", "emoji-teacher-4step", "emoji-koala-4step", "emoji-koala-1step")
+PRETRAIN = "emoji-koala-1step-pretrain"
+NAMES = (
+    *("emoji-teacher", "emoji-koala", "emoji-bk"),
+    *("emoji-teacher-4step", "emoji-koala-4step", PRETRAIN, "emoji-koala-1step"),
+)
+PAIRS = {"": 1024, GPU: 8192}  # of the teacher's noise and image
 OUT_OF_TIME = 75  # of sysexits.h: try again
 _SAVES_S = 60.0  # that a run which was told to stop may take to write its checkpoint
 
@@ -74,10 +78,23 @@ def commands(names: Sequence[str], size: str, packed: Path | None) -> Iterator[l
         *("encode", f"{art}/train", "--model", f"emoji-teacher{size}", "--out", cache),
         *("--caption-columns", "text,rich", "--interpolation", "lanczos", "--batch-size", "64"),
     ]
-    precision = ["--precision", "bf16"] if not size and "bf16" in cpu_isa() else []  # several times as fast there
     for name in names:
         if not (ROOT / runs.get(name + size).folder / "final").is_dir():
-            yield ["train", name + size, *precision]
+            if name == PRETRAIN:
+                yield _pairs(f"{art}/train", size)
+            yield ["train", name + size]
+
+
+def _pairs(images: str, size: str) -> list[str]:
+    """The arguments of the command that draws pairs, whose prompts are the captions of the images."""
+    prompts = f"{emoji_runs.PAIRS}{size}.txt"
+    rows = map(json.loads, (ROOT / images / "metadata.jsonl").read_text(encoding="utf-8").splitlines())
+    write_folder((ROOT / prompts).parent)
+    write_whole(ROOT / prompts, "".join(f"{row['text']}\n" for row in rows))
+    return [
+        *("pairs", f"emoji-teacher{size}", "--prompts", prompts, "--out", emoji_runs.PAIRS + size),
+        *("--n", str(PAIRS[size]), "--batch-size", "64"),
+    ]
 
 
 def pack(folder: Path) -> int:
@@ -104,7 +121,7 @@ def pack(folder: Path) -> int:
 
 def publish(size: str) -> None:
     """Write the table of the models that are there."""
-    rows = [row for name in NAMES if (row := told(name + size))]
+    rows = [row for name in NAMES if name != PRETRAIN and (row := told(name + size))]
     table = pd.DataFrame(rows)
     path = PUBLISHED / f"emoji-family{size}"
     head = f"# The emoji family{', 64 px' if size else ', 32 px'}\n\n{HEAD}\n\n"

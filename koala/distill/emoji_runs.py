@@ -7,7 +7,7 @@ from koala.distill.config import FOLDER, Run
 from koala.models import zoo
 from koala.models.zoo.emoji import GPU
 
-DATA = "runs/cache/emoji"
+DATA, PAIRS = "runs/cache/emoji", "runs/cache/emoji-pairs"
 _PROMPTS = ("a red heart", "woman astronaut with dark skin", "a slice of pizza", "grinning face", "blue car", "a panda")
 _NOTES = (
     "not of any paper: sizes, rates and lengths are those that suit these small models",
@@ -63,9 +63,9 @@ def few_steps(base: str, steps: int, size: str) -> Run:
     return _run(
         f"{base}-{steps}step",
         size,
-        (500, 4000),
+        (1000, 4000),
         student=few,
-        student_weights=_made(many),
+        student_weights=_made(many if steps > 1 else f"{base}-1step-pretrain{size}"),
         teacher=f"emoji-teacher{size}",
         critic=many,
         timesteps=zoo.get(few).recipe.timesteps,
@@ -73,6 +73,26 @@ def few_steps(base: str, steps: int, size: str) -> Run:
         learning_rate=1e-4,
         clip_norm=10.0,
         ema_decay=0.0,
+    )
+
+
+def beginning(base: str, size: str) -> Run:
+    """What one step begins with: the teacher's own pairs of noise and image (DMD2's appendix)."""
+    few = f"{base}-1step{size}"
+    return _run(
+        f"{base}-1step-pretrain",
+        size,
+        (600, 4000),
+        student=few,
+        student_weights=_made(f"{base}{size}"),
+        teacher=f"emoji-teacher{size}",
+        data=PAIRS + size,
+        timesteps=zoo.get(few).recipe.timesteps,
+        matching_weight=0.0,
+        gan_weight=0.0,
+        critic_gan_weight=0.0,
+        regression_weight=1.0,
+        learning_rate=3e-4,
     )
 
 
@@ -99,6 +119,7 @@ _FUNCTIONS: dict[str, Callable[[str], Run]] = {
     "emoji-teacher": teacher,
     "emoji-koala": koala,
     "emoji-bk": bk,
+    "emoji-koala-1step-pretrain": partial(beginning, "emoji-koala"),
     **{f"{base}-{steps}step": partial(few_steps, base, steps) for base, steps in _FEW},
 }
 RUNS: dict[str, Callable[[], Run]] = {

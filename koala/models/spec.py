@@ -257,6 +257,7 @@ class ModelSpec:
     noising: str = "sd"  # how noise is added (koala/models/noising.py): sd or edm
     twin_of: str | None = None  # the entry whose topology this small twin repeats
     folder: str | None = None  # where the weights of a model lie that was trained here
+    attached: str | None = None  # where this repository has a copy of them
     notes: str = ""
 
     def __post_init__(self) -> None:

@@ -37,6 +37,7 @@ def tiny_twin(spec: ModelSpec) -> ModelSpec:
         unet_params=None,
         weights=None,
         folder=None,
+        attached=None,
         twin_of=spec.name,
         notes="A test model: same topology, few channels, never trained.",
     )

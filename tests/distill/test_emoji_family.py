@@ -1,6 +1,7 @@
 """The script that makes the family: which commands it runs, and that it stops in time."""
 
 import importlib.util
+import json
 import time
 from pathlib import Path
 
@@ -17,14 +18,22 @@ def family(tmp_path, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "ROOT", tmp_path)
-    monkeypatch.setattr(module, "cpu_isa", lambda: "avx2")
     return module
 
 
-def test_it_makes_data_then_a_cache_then_the_models_each_after_those_that_it_begins_with(family):
+@pytest.fixture
+def captions(tmp_path):
+    """What `koala data emoji` leaves of captions."""
+    rows = [{"file_name": "1.png", "text": "a \"red\" heart"}, {"file_name": "2.png", "text": "pizza"}]
+    table = tmp_path / "runs/data/emoji/train/metadata.jsonl"
+    table.parent.mkdir(parents=True)
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_it_makes_data_then_a_cache_then_the_models_each_after_those_that_it_begins_with(family, captions):
     made = list(family.commands(family.NAMES, "", None))
-    assert [command[0] for command in made] == ["data", "encode", *["train"] * 6]
-    trained = [command[1] for command in made[2:]]
+    assert [command[0] for command in made] == ["data", "encode", *["train"] * 5, "pairs", *["train"] * 2]
+    trained = [command[1] for command in made if command[0] == "train"]
     assert sorted(trained) == sorted(name for name in runs.names() if name.startswith("emoji") and "-64" not in name)
     for place, name in enumerate(trained):
         run = runs.get(name)
@@ -32,17 +41,18 @@ def test_it_makes_data_then_a_cache_then_the_models_each_after_those_that_it_beg
         assert begins & set(trained) <= set(trained[:place]), f"{name} needs {begins}"
 
 
+def test_the_teachers_pairs_are_drawn_of_the_captions_and_are_what_one_step_begins_with(family, captions, tmp_path):
+    pairs, train = list(family.commands([family.PRETRAIN], "", None))[2:]
+    prompts = tmp_path / pairs[pairs.index("--prompts") + 1]
+    assert prompts.read_text() == 'a "red" heart\npizza\n'
+    assert pairs[1] == runs.get(train[1]).teacher and pairs[pairs.index("--out") + 1] == runs.get(train[1]).data
+
+
 def test_what_came_to_its_end_is_not_run_again(family, tmp_path):
     (tmp_path / "runs/train/emoji-teacher-64/final").mkdir(parents=True)
     made = list(family.commands(["emoji-teacher", "emoji-koala"], "-64", Path("packed")))
     assert [command[0] for command in made] == ["encode", "train"], "a packed dataset is there already"
     assert made[0][1] == "packed/emoji/train" and made[1][1] == "emoji-koala-64"
-
-
-def test_a_processor_that_multiplies_in_bf16_does(family, monkeypatch):
-    monkeypatch.setattr(family, "cpu_isa", lambda: "avx512_bf16")
-    assert list(family.commands(["emoji-bk"], "", None))[-1] == ["train", "emoji-bk", "--precision", "bf16"]
-    assert list(family.commands(["emoji-bk"], "-64", None))[-1] == ["train", "emoji-bk-64"]
 
 
 def test_at_the_deadline_a_run_is_interrupted_and_may_write_what_it_has(family, tmp_path, monkeypatch):

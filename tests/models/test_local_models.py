@@ -50,6 +50,21 @@ def test_its_weights_are_those_of_the_folder_and_the_hub_stands_for_them(folder)
             assert all(torch.equal(tensor, state[key]) for key, tensor in ours.state_dict().items())
 
 
+def test_a_copy_in_the_repository_stands_for_a_model_until_it_is_trained_here(folder, tmp_path):
+    own = trained_folder(tmp_path / "own", seed=6)
+    base = replace(zoo.get(str(folder)), folder=str(tmp_path / "final"), attached=str(folder))
+
+    def first(weights):
+        return load(base, "cpu", weights=weights, parts=("unet",)).unet.conv_in.weight
+
+    attached = load(zoo.get(str(folder)), "cpu", parts=("unet",), weights="hub").unet.conv_in.weight
+    assert all(torch.equal(first(weights), attached) for weights in ("hub", base.folder))
+    own.rename(tmp_path / "final")
+    trained = load(zoo.get(base.folder), "cpu", parts=("unet",), weights="hub").unet.conv_in.weight
+    assert torch.equal(first("hub"), trained) and not torch.equal(trained, attached)
+    assert zoo.get(base.folder).attached is None, "a folder stands for nothing but itself"
+
+
 def test_of_a_unet_alone_the_other_networks_are_those_of_the_model_it_was_trained_with(tmp_path):
     folder = trained_folder(tmp_path / "final", whole=False)
     unet = load(zoo.get(str(folder)), "cpu", weights="hub", parts=("unet",)).unet

@@ -132,8 +132,9 @@ def test_every_recipe_is_the_one_its_authors_state(name, recipe):
     assert zoo.get(name).recipe == recipe
 
 
-def test_only_stable_diffusion_2_at_768_pixels_predicts_velocity():
-    assert {n for n in zoo.names() if zoo.get(n).prediction == "v_prediction"} == {"sdm-v2.0"}
+def test_only_stable_diffusion_2_at_768_pixels_and_the_emoji_predict_velocity():
+    emoji = {n for n in zoo.names() if n.startswith("emoji-")}
+    assert {n for n in zoo.names() if zoo.get(n).prediction == "v_prediction"} == {"sdm-v2.0"} | emoji
     assert {n for n in zoo.names() if zoo.get(n).prediction == "sample"} == {"edm-imagenet64", "dmd2-imagenet64"}
     assert (zoo.get("sdm-v2.0").prediction, zoo.get("sdm-v2.0").resolution) == ("v_prediction", 768)
 

@@ -95,13 +95,12 @@ class Source:
 def locate(spec: ModelSpec, weights: str, parts: Collection[str], dtype: str) -> Source:
     """Where `weights` are: "hub", a diffusers folder, the folder of a U-Net, or a checkpoint file.
 
-    The hub stands for the folder of a model that was trained here. What a file or a U-Net's folder lacks is the
-    entry's released one. All files are opened, none is read yet.
+    The hub stands for the folder of a model that was trained here, or for the copy that is attached. What a file or
+    a U-Net's folder lacks is the entry's released one. All files are opened, none is read yet.
     """
     networks, finder = _networks(spec, parts), Finder(spec, dtype)
-    if spec.folder and weights in (HUB, spec.folder):  # until it is trained, what it is trained with is elsewhere
-        there = "unet" in networks or Path(spec.folder).expanduser().is_dir()
-        weights = spec.folder if there else HUB
+    if spec.folder and weights in (HUB, spec.folder):
+        weights = _trained_here(spec) or (spec.folder if "unet" in networks else HUB)
     if weights == HUB:
         adapted = spec.weights is not None and spec.weights.lora is not None and "unet" in networks
         return _source(spec, {}, finder.find([*networks, ADAPTER] if adapted else networks), dtype)
@@ -118,6 +117,11 @@ def locate(spec: ModelSpec, weights: str, parts: Collection[str], dtype: str) ->
     if others and "unet" in own:  # a wrong file is named before anything is downloaded for it
         Source(spec, own).fitting("unet", meta_networks(spec, ("unet",))["unet"])
     return _source(spec, own, finder.find(others), dtype)
+
+
+def _trained_here(spec: ModelSpec) -> str | None:
+    """The folder of a model that was trained here, else the copy in this repository; None: there is neither."""
+    return next((place for place in (spec.folder, spec.attached) if place and Path(place).expanduser().is_dir()), None)
 
 
 def _source(spec: ModelSpec, own: Mapping[str, Part], found: Mapping[str, Found], dtype: str) -> Source:

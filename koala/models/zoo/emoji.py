@@ -64,6 +64,7 @@ EMOJI_TEACHER = ModelSpec(
     recipe=Recipe("euler", steps=25, guidance=3.0),
     resolution=32,
     unet_params=9_643_532,
+    prediction="v_prediction",  # says something of the sample at every timestep, also where there is only noise
     weights=None,
     source="trained here; SDXL's topology (Podell et al., 2023) with fewer channels, 4 layers for 10",
     license="MIT, of this project; pictures by Microsoft's Fluent Emoji (MIT)",
@@ -72,11 +73,11 @@ EMOJI_TEACHER = ModelSpec(
 )
 
 
-def _trained(base: ModelSpec, name: str, **changes: Any) -> ModelSpec:
+def _trained(base: ModelSpec, name: str, attached: str | None = None, **changes: Any) -> ModelSpec:
     """The entry called `name`, whose weights are what the run of that name leaves."""
     title = name.replace("emoji", "Emoji").replace("-", " ")
-    notes = f"python -m koala train {name}"
-    return replace(base, name=name, title=title, folder=f"runs/train/{name}/final", notes=notes, **changes)
+    where = {"folder": f"runs/train/{name}/final", "attached": attached, "notes": f"python -m koala train {name}"}
+    return replace(base, name=name, title=title, **where, **changes)
 
 
 def _few(base: ModelSpec, steps: int) -> ModelSpec:
@@ -88,10 +89,11 @@ def _few(base: ModelSpec, steps: int) -> ModelSpec:
     return _trained(base, f"{name}-{steps}step{base.name.removeprefix(name)}", recipe=recipe, source=source)
 
 
-def _koala(teacher: ModelSpec, name: str, params: int) -> ModelSpec:
+def _koala(teacher: ModelSpec, name: str, params: int, attached: str | None = None) -> ModelSpec:
     deepest = teacher.unet.transformer_depths[-1] // 2
     unet = replace(teacher.unet, layers_per_block=1, transformer_depths=(0, 1, deepest), mid_depth=None)
-    return _trained(teacher, name, unet=unet, unet_params=params, source="trained here; cut as KOALA-700M")
+    source = "trained here; cut as KOALA-700M"
+    return _trained(teacher, name, attached, unet=unet, unet_params=params, source=source)
 
 
 def _bk(teacher: ModelSpec, name: str, params: int) -> ModelSpec:
@@ -103,7 +105,7 @@ _UNET_64 = replace(EMOJI_TEACHER.unet, channels=(128, 256, 256), heads=(4, 8, 8)
 EMOJI_TEACHER_64 = _trained(EMOJI_TEACHER, "emoji-teacher-64", unet=_UNET_64, unet_params=65_767_948, resolution=64)
 
 EMOJI_KOALA, EMOJI_KOALA_64 = (
-    _koala(EMOJI_TEACHER, "emoji-koala", 3_660_844),
+    _koala(EMOJI_TEACHER, "emoji-koala", 3_660_844, "results/lessons/emoji-koala"),
     _koala(EMOJI_TEACHER_64, "emoji-koala-64", 27_273_612),
 )
 EMOJI_BK, EMOJI_BK_64 = _bk(EMOJI_TEACHER, "emoji-bk", 6_474_412), _bk(EMOJI_TEACHER_64, "emoji-bk-64", 43_836_812)

@@ -62,6 +62,7 @@ def entry(name: str, get: Callable[[str], ModelSpec]) -> ModelSpec:
         resolution=trained.resolution,
         weights=frozen.weights and Pretrained(frozen.weights.pipeline),
         folder=str(path),
+        attached=None,
         source=f"{path}, built like {base.name} ({base.source})",
         notes=f"Trained here; its card is {path / 'README.md'}.",
     )
