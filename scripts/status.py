@@ -148,6 +148,8 @@ def _gate(item: Any) -> Gate | None:
     for mark, why in (("gpu", "needs a GPU"), ("network", "needs a hub")):
         if item.get_closest_marker(mark):
             return Gate(why, here=False)
+    if item.get_closest_marker("slow"):
+        return Gate("only in tox -e slow", here=True)
     for mark in item.iter_markers("skipif"):
         if variable := re.search(r"KOALA_\w+=\w+", mark.kwargs.get("reason", "")):
             return Gate(f"only with {variable[0]}", here=True)

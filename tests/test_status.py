@@ -130,6 +130,10 @@ def test_of_several(): ...
 @pytest.mark.skipif(True, reason="no compiler")
 def test_of_a_hub(): ...
 
+@pytest.mark.slow
+@pytest.mark.proves("extractor", name="i", weights="random")
+def test_of_minutes(): ...
+
 @pytest.mark.proves("extractor", name="g", weights="random")
 def test_of_speed(benchmark): ...
 
@@ -157,7 +161,7 @@ def collected(tmp_path, *suites):
 def test_marks_and_gates_are_read_from_a_suite_without_running_it(tmp_path):
     lines = collected(tmp_path, SUITE).splitlines()
     found = {proof.name: proof for proof in (eval(line, {"Proof": Proof, "Gate": Gate}) for line in lines)}
-    assert sorted(found) == [*"abcdefgh"]
+    assert sorted(found) == [*"abcdefghi"]
     assert {name: found[name].gate and found[name].gate.why for name in found} == {
         "a": None,
         "b": "needs a GPU",
@@ -165,6 +169,7 @@ def test_marks_and_gates_are_read_from_a_suite_without_running_it(tmp_path):
         "f": "needs a hub",
         "g": "only in tox -e perf",
         "h": None,
+        "i": "only in tox -e slow",
     }
     assert all(found[name].test == "test_0.py::test_of_a_parameter" for name in "ab")
     assert (found["d"].size, found["d"].remark, found["e"].weights) == ("toy", "little", "real")

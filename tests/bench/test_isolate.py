@@ -138,6 +138,7 @@ def test_the_reason_of_a_failure_is_its_exception_not_the_advice_after_it(server
     assert outcome.reason == "torch.AcceleratorError: CUDA error: an illegal address"
 
 
+@pytest.mark.slow
 def test_importing_the_preloads_leaves_a_gpu_usable_for_forked_children():
     # A machine with a GPU is played by NVML's count; a call of CUDA itself would mark every later fork as bad.
     code = """

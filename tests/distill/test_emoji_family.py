@@ -24,7 +24,7 @@ def family(tmp_path, monkeypatch):
 @pytest.fixture
 def captions(tmp_path):
     """What `koala data emoji` leaves of captions."""
-    rows = [{"file_name": "1.png", "text": "a \"red\" heart"}, {"file_name": "2.png", "text": "pizza"}]
+    rows = [{"file_name": "1.png", "text": 'a "red" heart'}, {"file_name": "2.png", "text": "pizza"}]
     table = tmp_path / "runs/data/emoji/train/metadata.jsonl"
     table.parent.mkdir(parents=True)
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))

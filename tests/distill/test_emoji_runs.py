@@ -44,7 +44,9 @@ def short(name, caches, out, **changes):
 
 
 @pytest.mark.proves("run", param="name", weights="random", remark="one step of one image")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [n if not n.endswith("-64") else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+)
 def test_one_step_of_every_run_with_its_real_networks(name, caches, tmp_path):
     own = runs.get(name).student_weights
     weights = {"student_weights": own if own == "inherit" else "random", "teacher_weights": "random"}

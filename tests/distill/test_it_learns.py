@@ -155,6 +155,7 @@ def test_the_difference_from_the_teacher_falls_at_least_by_half(lesson, folder, 
     assert losses[-1] <= 0.6 * trivial, "more is learnt than to say nothing"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("lesson", [SHORT, pytest.param(LONG, marks=GATED)], ids=lambda lesson: lesson.run)
 def test_a_student_that_inherits_ends_closer_to_its_teacher(lesson, curve, capsys):

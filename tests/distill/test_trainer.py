@@ -142,6 +142,7 @@ def test_bf16_is_the_forward_pass_alone(tmp_path):
     assert all(value.dtype == torch.float32 for value in state.values())
 
 
+@pytest.mark.slow
 def test_compiling_changes_the_numbers_little_and_the_names_not_at_all(tmp_path):
     plain, compiled = tmp_path / "plain", tmp_path / "compiled"
     trained(plain, steps=3)

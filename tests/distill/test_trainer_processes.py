@@ -51,6 +51,7 @@ def test_however_a_batch_is_split_the_losses_are_those_of_the_whole(split, tmp_p
     assert_close(tmp_path, alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [("accumulated", "two processes"), ("two processes", "sharded")])
 def test_a_training_goes_on_with_another_number_of_processes(first, then, tmp_path, alone):
     assert train(at(tmp_path, SPLITS[first], steps=6)) == [0]
@@ -58,6 +59,7 @@ def test_a_training_goes_on_with_another_number_of_processes(first, then, tmp_pa
     assert_close(tmp_path, alone)
 
 
+@pytest.mark.slow
 def test_a_unet_learns_from_another_in_two_processes_and_sharded_as_in_one(tmp_path):
     run = {"steps": 2, "batch_size": 2, "learning_rate": 1e-4}
     halves = {**run, "batch_size": 1, "workers": 1, "gradient_checkpointing": True}

@@ -214,6 +214,7 @@ def write_files(folder):
 
 @pytest.mark.skipif(os.environ.get("KOALA_FULLSIZE") != "1", reason="gigabytes: set KOALA_FULLSIZE=1")
 @pytest.mark.fullsize
+@pytest.mark.slow
 @pytest.mark.proves("metric", name="compbench_complex:owlv2-base", weights="random", remark="words told by hand")
 def test_the_score_goes_from_the_files_at_their_real_size_to_a_mean(tmp_path, cut, monkeypatch):
     monkeypatch.setenv("KOALA_CACHE", str(tmp_path / "cache"))

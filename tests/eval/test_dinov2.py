@@ -94,6 +94,7 @@ def test_the_metric_prepares_images_as_dgm_eval():
 
 @pytest.mark.proves("extractor", name="dinov2", weights="random")
 @pytest.mark.fullsize
+@pytest.mark.slow
 def test_vit_l_has_its_published_size_and_runs(monkeypatch):
     with torch.device("meta"):
         network = Dinov2Model(

@@ -65,6 +65,7 @@ def inception(tmp_path_factory):
 @pytest.mark.proves("loader", name="eval-path", weights="random")
 @pytest.mark.proves("metric", name="patch_fid:clean", weights="random")
 @pytest.mark.fullsize
+@pytest.mark.slow
 def test_patch_fid_goes_from_inceptions_file_to_a_value(inception):
     metric = metrics.load("patch_fid:clean")
     one, other = (features_of(metric.feed, pictures(kind, 2), inception) for kind in ("one", "other"))
@@ -74,6 +75,7 @@ def test_patch_fid_goes_from_inceptions_file_to_a_value(inception):
 
 @pytest.mark.proves("metric", name="fid_infinity:clean", weights="random")
 @pytest.mark.fullsize
+@pytest.mark.slow
 def test_fid_infinity_goes_from_inceptions_file_to_a_value_below_that_at_n(inception):
     metric = metrics.load("fid_infinity:clean")
     one, other = (features_of(metric.feed, pictures(*of), inception) for of in (("one", 30), ("other", 2)))
@@ -93,6 +95,7 @@ def in_vgg16(tmp_path_factory):
 
 @pytest.mark.proves("metric", param="name", weights="random")
 @pytest.mark.fullsize
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["precision:tf", "recall:tf", "density", "coverage"])
 def test_neighbours_are_found_in_the_features_of_vgg16(in_vgg16, name):
     metric, (ours, real) = metrics.load(name), in_vgg16
@@ -119,6 +122,7 @@ def test_lpips_diversity_goes_from_alexnets_file_to_a_value(tmp_path):
 @pytest.mark.proves("loader", name="eval-mirror", weights="random")
 @pytest.mark.proves("metric", name="fd_dinov2", weights="random")
 @pytest.mark.fullsize
+@pytest.mark.slow
 def test_fd_dinov2_goes_from_vit_ls_file_in_a_mirror_to_a_value(tmp_path, monkeypatch):
     with torch.device("meta"):
         config = Dinov2Config(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, image_size=518)
@@ -147,6 +151,7 @@ def of_clip(name, folder):
 
 @pytest.mark.proves("metric", param="name", weights="random")
 @pytest.mark.fullsize
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "params"), CLIP_SCORES)
 def test_clip_scores_go_from_file_to_value(tmp_path, name, params):
     metric, loaded = of_clip(name, tmp_path)
@@ -159,6 +164,7 @@ def test_clip_scores_go_from_file_to_value(tmp_path, name, params):
 
 @pytest.mark.proves("metric", name="cmmd", weights="random")
 @pytest.mark.fullsize
+@pytest.mark.slow
 def test_cmmd_goes_from_vit_l_at_336_pixels_to_a_value(tmp_path):
     metric, loaded = of_clip("cmmd", tmp_path)
     both = features_of(metric.feed, torch.cat([pictures("one", 1), pictures("other", 1)]), loaded, batch_size=1).all()

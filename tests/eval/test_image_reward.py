@@ -101,6 +101,7 @@ def test_prompts_of_more_than_35_tokens_are_counted(tmp_path, tokenizer, monkeyp
 
 
 @pytest.mark.fullsize
+@pytest.mark.slow
 @pytest.mark.proves("metric", name="image_reward", weights="random")
 def test_rewards_at_the_real_size(tmp_path, tokenizer, monkeypatch):
     with torch.device("meta"):

@@ -128,6 +128,7 @@ def test_a_network_with_a_tensor_less_is_not_that_of_hps(tiny_hps):
 
 @GATED
 @pytest.mark.fullsize
+@pytest.mark.slow
 @pytest.mark.proves("metric", name=("hps:v2.0", "hps:v2.1"), weights="random")
 @pytest.mark.proves("metric", name=("hps:v2.0-aliased", "hps:v2.1-aliased"), weights="random")
 @pytest.mark.proves("extractor", name=("hps:v2.0", "hps:v2.1"), weights="random")
@@ -230,6 +231,7 @@ def test_a_network_of_another_width_is_not_that_of_pick_score(tiny_pick):
 
 @GATED
 @pytest.mark.fullsize
+@pytest.mark.slow
 @pytest.mark.proves("metric", name="pick_score", weights="random")
 @pytest.mark.proves("extractor", name="pick_score", weights="random")
 def test_pick_score_at_its_real_size(tmp_path, freed):

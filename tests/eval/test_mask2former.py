@@ -65,6 +65,7 @@ def test_the_detector_finds_what_transformers_finds_in_small(monkeypatch, tmp_pa
 
 
 @pytest.mark.fullsize
+@pytest.mark.slow
 @pytest.mark.proves("metric", name="geneval:mask2former-swin-s", weights="random")
 def test_the_detector_at_its_real_size(monkeypatch, tmp_path):
     check_detector(monkeypatch, tmp_path, {}, params=68_741_083)

@@ -96,6 +96,7 @@ def test_another_networks_file_is_not_taken_for_it(tmp_path, small):
 
 
 @pytest.mark.fullsize
+@pytest.mark.slow
 @pytest.mark.proves("metric", name="compbench_spatial:owlv2-base", weights="random")
 def test_the_spatial_score_goes_from_the_file_at_its_real_size_to_a_value(tmp_path):
     network = written(tmp_path / "w.pt", {}, {"image_size": 960}, 512)

@@ -91,6 +91,7 @@ def test_an_answer_is_the_same_whatever_else_is_asked(tmp_path, small):
 
 
 @pytest.mark.fullsize
+@pytest.mark.slow
 @pytest.mark.proves("metric", name="compbench_attributes", weights="random", remark="phrases cut by hand")
 def test_the_score_goes_from_the_file_at_its_real_size_to_a_product_of_answers(tmp_path, cut):
     pixels = images(3, 512, 512)

@@ -205,6 +205,7 @@ def one_storage_each(module):
 
 @GATED
 @pytest.mark.fullsize
+@pytest.mark.slow
 @pytest.mark.timeout(1200)  # minutes an image on one core without instructions for bf16
 @pytest.mark.proves("metric", name="vqa_score:clip-flant5-xl", weights="random", remark="a SentencePiece of its own")
 def test_the_score_goes_from_the_file_of_the_xl_network_to_a_chance(tmp_path, pieces):

@@ -76,6 +76,7 @@ def test_a_step_is_compiled_once(recipe):
     assert counts[-1] == counts[0]
 
 
+@pytest.mark.slow
 @pytest.mark.proves("profile", name="compiled", weights="random", size="toy")
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
