@@ -41,9 +41,8 @@ def teacher(size: str) -> Run:
         (3000, 20_000),
         student=f"emoji-teacher{size}",
         student_weights="random",
-        learning_rate=5e-4,
+        learning_rate=1e-3,
         caption_dropout=0.1,
-        min_snr_gamma=5.0,
     )
 
 
@@ -63,7 +62,7 @@ def few_steps(base: str, steps: int, size: str) -> Run:
     return _run(
         f"{base}-{steps}step",
         size,
-        (1000, 4000),
+        (800, 4000),
         student=few,
         student_weights=_made(many if steps > 1 else f"{base}-1step-pretrain{size}"),
         teacher=f"emoji-teacher{size}",

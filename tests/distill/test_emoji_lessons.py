@@ -1,0 +1,201 @@
+"""The scripts that judge the emoji family and draw lessons from it: what they train, conclude and show."""
+
+import json
+import math
+import sys
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.stats import ttest_1samp
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+
+import emoji_judging
+import emoji_lessons
+import emoji_results
+import lesson_tables
+from lesson_variants import LESSONS, Claim
+
+from koala.distill.final import unet_digest
+from koala.distill.matching import pairs
+from koala.models import zoo
+from koala.models.load import load
+from koala.models.zoo.local import CARD, Trained
+
+FEATURES = LESSONS["features"]
+
+
+@pytest.mark.parametrize(("lesson", "variant"), [(name, v) for name in LESSONS for v in LESSONS[name].names])
+def test_every_variant_is_a_run_whose_features_its_networks_have(lesson, variant):
+    run = emoji_lessons.variant_run(lesson, variant, 2, 400)
+    networks = zoo.get(run.teacher).unet, zoo.get(run.student).unet
+    assert bool(pairs(run.features, run.location, *networks)) == bool(run.features)
+    assert (run.seed, run.steps, run.out.name[-2:]) == (2, 400, "-2")
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_variants_have_folders_of_their_own(lesson):
+    runs = [emoji_lessons.variant_run(lesson, name, seed, 9) for name in LESSONS[lesson].names for seed in (0, 1)]
+    assert len({run.out for run in runs}) == len(runs)
+
+
+def rows(**values):
+    """A metric's value of each variant, by seed."""
+    lines = [(name, seed, "m", value) for name, of in values.items() for seed, value in enumerate(of)]
+    return pd.DataFrame(lines, columns=["variant", "seed", "metric", "value"])
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=9))
+def test_an_interval_holds_zero_where_a_t_test_finds_nothing(values):
+    _, low, high = lesson_tables.interval(values)
+    if max(values) - min(values) > 1e-6:
+        p = ttest_1samp(values, 0).pvalue
+        assert (low <= 0 <= high) == (p >= 0.05) or math.isclose(p, 0.05, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "said"),
+    [
+        ([1.0, 1.1, 0.9], [2.0, 2.1, 1.9], lesson_tables.CAME),
+        ([2.0, 2.1, 1.9], [1.0, 1.1, 0.9], lesson_tables.OPPOSITE),
+        ([1.0, 2.0, 3.0], [3.0, 2.0, 1.1], lesson_tables.OPEN),
+        ([1.0], [2.0], lesson_tables.OPEN),
+    ],
+)
+def test_a_claim_came_out_where_all_seeds_agree_and_not_by_one(a, b, said):
+    claim = Claim("a", "b", "somebody")
+    assert lesson_tables.verdict(rows(a=a, b=b), claim, higher_is_better=False) == said
+    turned = {lesson_tables.CAME: lesson_tables.OPPOSITE, lesson_tables.OPPOSITE: lesson_tables.CAME}
+    assert lesson_tables.verdict(rows(a=a, b=b), claim, higher_is_better=True) == turned.get(said, said)
+
+
+def test_of_a_variant_that_did_not_run_nothing_is_said():
+    assert lesson_tables.verdict(rows(a=[1.0, 2.0]), Claim("a", "b", ""), higher_is_better=True) == ""
+
+
+def test_seeds_are_paired():
+    apart = rows(a=[1.0, 5.0, 9.0], b=[1.1, 5.1, 9.12])
+    assert lesson_tables.verdict(apart, Claim("a", "b", ""), higher_is_better=False) == lesson_tables.CAME
+
+
+def test_the_table_has_a_line_a_variant_that_ran_and_the_figure_a_panel_a_metric():
+    lines = rows(**{"SA": [1.0, 1.1], "CA": [2.0, 2.2]})
+    page = lesson_tables.table(lines, FEATURES, {"m": False})
+    assert "| SA " in page and "26.74" in page and "| CA " in page and "| LF " not in page
+    assert [axis.get_title() for axis in lesson_tables.figure(lines, FEATURES, {"m": False}).axes] == [
+        "m\n(lower is better)"
+    ]
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A dataset of eight images of train and three that are held out."""
+    for part, count in (("train", 8), ("held-out", 3)):
+        (tmp_path / part / "images").mkdir(parents=True)
+        lines = []
+        for i in range(count):
+            name = f"images/{part}{i}.png"
+            Image.new("RGB", (64, 64), (20 * i, 99, 0)).save(tmp_path / part / name)
+            lines.append(
+                {"file_name": name, "text": f"{part} {i}", "rich": "long", "code": f"{part}{i}", "tone": "dark"}
+            )
+        (tmp_path / part / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setattr(emoji_judging, "ROOT", tmp_path)
+    monkeypatch.setattr(emoji_judging, "ART", tmp_path)
+    monkeypatch.setattr(emoji_judging, "PARTS", {"held-out": None, "train": 5})
+    return tmp_path
+
+
+def test_the_judged_captions_are_all_that_are_held_out_and_some_of_train_with_their_images_at_the_size(root):
+    from eval import suites
+
+    folder = emoji_judging.reference(32)
+    suite = suites.load(str(emoji_judging.suite_of(32)))
+    assert [prompt.tags["part"] for prompt in suite.prompts] == ["held-out"] * 3 + ["train"] * 5
+    assert {prompt.tags["tone"] for prompt in suite.prompts} == {"dark"}, "metrics tell by their tags"
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == [prompt.text for prompt in suite.prompts]
+    for row in rows:
+        with Image.open(folder / row["file_name"]) as image:
+            assert image.size == (32, 32)
+    made = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert emoji_judging.reference(32) == folder
+    assert made == {path: path.stat().st_mtime_ns for path in folder.iterdir()}, "it is made once"
+
+
+@pytest.fixture
+def numbers(root, monkeypatch):
+    """Scores of two models and of the real images, as a report has them."""
+    real, lines = emoji_judging.reference(32), []
+    texts = {part: emoji_results.part_of(real, part) for part in emoji_judging.PARTS}
+    for model, steps in (("emoji-teacher", 25), ("emoji-teacher", 4), ("emoji-koala-4step", 4), (None, None)):
+        path = real if model is None else root / f"{model}-{steps}"
+        if model is not None:
+            path.mkdir()
+            manifest = [{"prompt": text, "file": f"{i}.png"} for i, text in enumerate(chain(*texts.values()))]
+            for row in manifest:
+                Image.fromarray(np.full((32, 32, 3), 50, np.uint8)).save(path / row["file"])
+            monkeypatch.setattr(emoji_results, "Gallery", lambda folder, rows=manifest: Rows(folder, rows))
+        for metric in emoji_results.COLUMNS:
+            lines.append({"model": model, "steps": steps, "metric": metric, "value": 0.5, "low": 0.4, "high": 0.61234})
+            lines[-1] |= dict.fromkeys(emoji_results.KEPT[5:], "x") | {"path": str(path), "label": metric}
+    return pd.DataFrame(lines)
+
+
+class Rows:
+    """A gallery."""
+
+    def __init__(self, folder, rows):
+        self._rows = rows
+
+    def rows(self):
+        return self._rows
+
+
+def test_the_table_of_the_family_has_a_line_a_gallery_with_intervals(numbers):
+    scores = emoji_results.of([Path(path) for path in numbers["path"].unique()], numbers)
+    frame, _ = emoji_results.table(scores)
+    assert list(frame["model"]) == ["emoji-teacher", "emoji-teacher", "emoji-koala-4step", emoji_results.REAL]
+    assert (
+        frame["KD, DINOv2-S [lower]"][0] == "0.500 [0.400, 0.612]"
+        and frame["the same, unseen [%]"][0] == "50.0 [40.0, 61.2]"
+    )
+    assert len(emoji_results.against_steps(scores).axes) == 4
+
+
+def test_sheets_show_the_same_captions_of_every_gallery_beside_the_real_images(numbers, tmp_path):
+    scores = emoji_results.of([Path(path) for path in numbers["path"].unique()], numbers)
+    own = emoji_results.columns(scores, lambda line: line["own"])
+    assert [*own] == [emoji_results.REAL, "emoji-teacher, 25 steps", "emoji-koala-4step, 4 steps"]
+    emoji_results.write_sheet(tmp_path / "sheet.png", own)
+    with Image.open(tmp_path / "sheet.png") as image:
+        assert image.width > 3 * 256 and image.height > 8 * 256, "three columns, all three and five captions"
+
+
+def test_the_student_that_is_attached_is_the_trained_one_in_half_precision(tmp_path, monkeypatch):
+    base, own = zoo.get("emoji-koala"), tmp_path / "own"
+    load(base, "cpu", weights="random", parts=("unet",)).unet.save_pretrained(own)
+    card = Trained("emoji-koala", "emoji-koala", unet_digest(own), "emoji-koala", base.recipe, 32, {"steps": 6})
+    (own / CARD).write_text(card.text())
+    (own / "README.md").write_text("its card")
+    spec = replace(base, folder=str(own), attached=str(tmp_path / "attached"))
+    monkeypatch.setattr(emoji_results.zoo, "get", lambda name: spec)
+    emoji_results.attach()
+    size = (tmp_path / "attached/diffusion_pytorch_model.safetensors").stat().st_size
+    assert size < 8 * 2**20 and (tmp_path / "attached/README.md").read_text() == "its card"
+    half, whole = (
+        load(spec, "cpu", weights=str(place), parts=("unet",)).unet for place in (tmp_path / "attached", own)
+    )
+    for ours, theirs in zip(half.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(ours, theirs.half().float())
+    before = (tmp_path / "attached" / CARD).stat().st_mtime_ns
+    emoji_results.attach()
+    assert (tmp_path / "attached" / CARD).stat().st_mtime_ns == before, "it is there already"
