@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -15,6 +14,7 @@ from eval.prompts.load import entry
 from eval.protocol_run import Run, _accepted, _heading
 from eval.report.published import read_published
 from eval.report.table import to_frame
+from eval.suite import Prompt, Suite
 from koala.errors import KoalaError
 from koala.models.spec import Recipe
 from koala.sampling.gallery import Gallery
@@ -83,7 +83,8 @@ def test_mlperfs_ranges_are_those_that_are_published():
 
 
 def test_what_a_paper_left_open_is_said(monkeypatch):
-    monkeypatch.setattr(suites, "load", lambda name: SimpleNamespace(prompts=range(3), title=name))
+    three = tuple(map(Prompt, "abc"))
+    monkeypatch.setattr(suites, "load", lambda name: Suite(name, name, None, None, three))
     for name, protocol in protocols.PROTOCOLS.items():
         page = _heading(Run(name, protocol, ("sdxl",), Path("out")))
         assert all(f"- {open}." in page for open in protocol.left_open)
