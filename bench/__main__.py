@@ -12,6 +12,7 @@ COMMANDS = {
         "bench.commands.breakdown", "where the time of a denoising step goes, by stage and layer kind"
     ),
     "roofline": Command("bench.commands.roofline", "measured cases against what the device could do at most"),
+    "pareto": Command("bench.commands.pareto", "quality beside latency and memory: which models no other one beats"),
     "check": Command("bench.commands.check", "examine this machine before a sweep, and say what to change"),
     "publish": Command("bench.commands.publish", "copy finished rows and tables to results/"),
 }

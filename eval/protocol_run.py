@@ -19,17 +19,17 @@ from eval.networks import Networks
 from eval.prompts.load import start_latents
 from eval.protocols import Part, Protocol
 from eval.reference import Reference
-from eval.report.collect import collect
-from eval.report.headings import lines_of
-from eval.report.markdown import not_computed, render_markdown, value_text
+from eval.report.markdown import not_computed, render_markdown
 from eval.report.published import read_published, render_published
-from eval.report.table import frame_of
 from eval.session import ROWS, Job, score
 from eval.sources import read_sets
 from eval.suite import Suite
 from eval.weights import Weights
 from koala.errors import KoalaError
 from koala.harness.records import read
+from koala.harness.scores.collect import collect
+from koala.harness.scores.headings import lines_of, value_text
+from koala.harness.scores.table import frame_of
 from koala.harness.tables import escape, to_markdown
 from koala.models.spec import Recipe
 from koala.sampling.start import StartLatents

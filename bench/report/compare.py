@@ -9,11 +9,11 @@ import pandas as pd
 
 from bench import compare
 from bench.compare import Comparison, runs_of
+from bench.report.table import STATUS_WORDS
 from koala.harness.nested import asks_for_more
 from koala.harness.records import Row
 from koala.harness.tables import Format, significant, to_markdown
 
-_STATUS_WORDS = {"oom": "out of memory", "timeout": "timed out", "unsupported": "not possible"}
 _SECONDS, _RATIO = significant(3), significant(4)
 _ORDER = (
     *(compare.BROKEN, compare.SLOWER, compare.PERHAPS_SLOWER, compare.FASTER, compare.PERHAPS_FASTER),
@@ -98,7 +98,7 @@ def _time(row: Row | None) -> str | None:
     if row is None:
         return None
     seconds = _seconds(row)
-    return _STATUS_WORDS.get(row["status"], row["status"]) if seconds is None else _SECONDS(seconds)
+    return STATUS_WORDS.get(row["status"], row["status"]) if seconds is None else _SECONDS(seconds)
 
 
 def _visible(one: Comparison) -> str:

@@ -11,7 +11,7 @@ Box = tuple[float, float, float, float]  # left, bottom, right, top
 Rows: TypeAlias = np.ndarray  # float64, one line each
 Mask: TypeAlias = np.ndarray  # bool
 
-_AROUND = 4.0  # half the side of what a point takes
+_AROUND = 4.0  # half the side of what a point takes, unless it is larger
 _GAP = 7.0  # from a point to a name beside it
 _REACH = 170.0  # the furthest place that is tried
 _NEAR = 60.0  # beyond, a line that crosses others is the lesser evil
@@ -19,16 +19,22 @@ _LOOKS = np.linspace(0.2, 0.96, 20)[:, None]  # where a line from a point to its
 
 
 def place_names(
-    points: Sequence[Place], widths: Sequence[float], height: float, frame: Box, lines: Sequence[Place] = ()
+    points: Sequence[Place],
+    widths: Sequence[float],
+    height: float,
+    frame: Box,
+    lines: Sequence[Place] = (),
+    radii: Sequence[float] = (),
 ) -> list[Place | None]:
     """For each point the middle of its name's near edge, relative to the point; None where there is no room.
 
     A name lies on the side that its offset points to. Names stay inside `frame`, and off `lines`, which are given as
-    places along them. The nearest free place wins from which a straight line to the point crosses no other point and
-    no name; where there is none near, the nearest free one.
+    places along them; `radii` are those of large points. The nearest free place wins from which a straight line to the
+    point crosses no other point and no name; where there is none near, the nearest free one.
     """
     centres = _rows(points, 2)
-    dots = np.hstack([centres - _AROUND, centres + _AROUND])
+    around = np.maximum(_rows([(radius,) for radius in radii or [0.0] * len(points)], 1), _AROUND)
+    dots = np.hstack([centres - around, centres + around])
     names, leaders, drawn = _rows([], 4), _rows([], 2), _rows(lines, 2)
     offsets: list[Place | None] = []
     for own, (point, width) in enumerate(zip(centres, widths, strict=True)):

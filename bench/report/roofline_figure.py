@@ -13,7 +13,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from bench.report.labels import Place, place_names
+from bench.report.point_names import write_names
 from bench.report.roofline import BYTES_NOTE, placed, probed
 from koala.harness.environment import slug
 from koala.harness.figures import FAINT, GRID, INK, STYLE, save
@@ -27,7 +27,6 @@ _DASHES = {"bf16": (0, (4, 3))}  # its roof is often that of fp16, which then sh
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*", "<", ">")
 _BOTH_AXES = {"axes.spines.left": True, "axes.labelcolor": INK, "ytick.color": FAINT}
 _SIZE_INCHES = (11.5, 6.8)
-_LABEL_POINTS, _LABEL_HEIGHT, _CHARACTER_WIDTH = 7, 9.0, 4.3  # font size, and a label's extent in points
 _THREE = significant(3)
 
 
@@ -130,41 +129,10 @@ def _decorate(figure: Figure, axis: Axes, device: str, group: pd.DataFrame) -> N
 
 def _label(axis: Axes, group: pd.DataFrame, roofs: list[tuple[float, float]]) -> int:
     """Name the points; how many found no room for it."""
-    scale = 72 / axis.figure.dpi  # pixels to points
-
-    def place(flop_per_byte: float, flops_per_s: float) -> Place:
-        x, y = axis.transData.transform((flop_per_byte, flops_per_s / 1e12)) * scale
-        return float(x), float(y)
-
-    left, bottom, right, top = (float(value) * scale for value in axis.bbox.extents)
     across = np.geomspace(*axis.get_xlim(), 300)
-    along = [place(x, min(flops, x * moved)) for flops, moved in roofs for x in across]
+    along = [(x, min(flops, x * moved) / 1e12) for flops, moved in roofs for x in across]
     lines = sorted(_lines(group), key=lambda line: -line["achieved_flops_per_s"])
     named = lines[:MOST_LABELS]
     texts = [line["model"] + ("" if line["profile"] == EAGER.name else f" ({line['profile']})") for line in named]
-    points = [place(line["flop_per_byte"], line["achieved_flops_per_s"]) for line in named]
-    widths = [_CHARACTER_WIDTH * len(text) for text in texts]
-    offsets = place_names(points, widths, _LABEL_HEIGHT, (left, bottom, right, top), along)
-    for line, text, offset in zip(named, texts, offsets, strict=True):
-        if offset is not None:
-            _write(axis, line, text, offset)
-    return len(lines) - sum(offset is not None for offset in offsets)
-
-
-def _write(axis: Axes, line: dict[Any, Any], text: str, offset: Place) -> None:
-    side = 0.0 if offset[0] > 0 else 1.0
-    leader = {"arrowstyle": "-", "color": FAINT, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3, "relpos": (side, 0.5)}
-    note = axis.annotate(
-        text,
-        (line["flop_per_byte"], line["achieved_flops_per_s"] / 1e12),
-        xytext=offset,
-        textcoords="offset points",
-        ha="right" if side else "left",
-        va="center",
-        fontsize=_LABEL_POINTS,
-        color=INK,
-        arrowprops=leader if offset[1] else None,
-        parse_math=False,
-        zorder=4,
-    )
-    note.set_in_layout(False)
+    points = [(line["flop_per_byte"], line["achieved_flops_per_s"] / 1e12) for line in named]
+    return len(lines) - write_names(axis, points, texts, along)

@@ -70,7 +70,7 @@ def _shown(group: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             **_case_columns(group),
-            "latency [s]": [_latency_text(line) for line in group.to_dict("records")],
+            "latency [s]": [latency_text(line) for line in group.to_dict("records")],
             "step [s]": group["step_s"],
             "x sdxl": group["speedup_vs_sdxl"],
             "x diffusers": group["speedup_vs_diffusers"],
@@ -108,12 +108,13 @@ def _parts(images: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-_STATUS_WORDS = {"oom": "out of memory", "timeout": "timed out", "unsupported": "not possible"}
+STATUS_WORDS = {"oom": "out of memory", "timeout": "timed out", "unsupported": "not possible"}
 
 
-def _latency_text(line: dict) -> str:
+def latency_text(line: dict) -> str:
+    """Seconds with their interval; where there is none, from the least to the most; or why there are none."""
     if line["status"] != "ok":
-        return _STATUS_WORDS.get(line["status"], line["status"])
+        return STATUS_WORDS.get(line["status"], line["status"])
     middle = _SECONDS(line["latency_s"])
     if pd.isna(line["latency_low_s"]):
         return f"{middle} ({_SECONDS(line['latency_min_s'])} to {_SECONDS(line['latency_max_s'])}, n < 6)"

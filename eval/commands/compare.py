@@ -36,9 +36,9 @@ def run(options: Options) -> int:
     """Print the comparison."""
     if options.rows == (DEFAULT_STORE,) and not DEFAULT_STORE.exists():
         raise KoalaError(f"nothing is scored yet: {DEFAULT_STORE} does not exist; run `python -m eval score`")
-    from eval.report.collect import collect
     from eval.report.compare import compare, find_set, render
     from koala.harness import records
+    from koala.harness.scores.collect import collect
 
     scored = collect(records.read(options.rows))
     for problem in scored.problems:

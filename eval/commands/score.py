@@ -142,11 +142,11 @@ def _set_aside(out: Path) -> None:
 
 def _print_table(job: "Job") -> None:
     """Print the scores of this job's sets, and what could not be computed."""
-    from eval.report.collect import collect
     from eval.report.markdown import not_computed, render_markdown
-    from eval.report.table import frame_of
     from eval.session import ROWS
     from koala.harness.records import read
+    from koala.harness.scores.collect import collect
+    from koala.harness.scores.table import frame_of
 
     records = read([job.out / ROWS])
     scored, wanted = collect(records), {images.id for images in job.sets}

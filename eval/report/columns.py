@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from eval.report.headings import (
+from koala.harness.scores.headings import (
     SHORT,
     ColumnKey,
     column_key,

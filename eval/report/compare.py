@@ -8,11 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from eval.report.collect import Score, Scored, SetKey
-from eval.report.headings import SHORT, plain, rounded
 from koala.errors import KoalaError, UnknownName
 from koala.harness.bootstrap import FEWEST_CLUSTERS, Difference, paired_difference
 from koala.harness.records import Row
+from koala.harness.scores.collect import Score, Scored, SetKey
+from koala.harness.scores.headings import SHORT, plain, rounded
 from koala.harness.tables import escape, significant, to_markdown
 
 SIGNIFICANT = 0.05

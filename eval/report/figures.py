@@ -15,7 +15,8 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from eval.report.headings import (
+from koala.harness.figures import FAINT, GRID, STYLE, save
+from koala.harness.scores.headings import (
     RANDOM,
     ColumnKey,
     column_key,
@@ -26,8 +27,7 @@ from eval.report.headings import (
     set_key,
     set_names,
 )
-from eval.report.table import TAG_COLUMNS
-from koala.harness.figures import FAINT, GRID, STYLE, save
+from koala.harness.scores.table import TAG_COLUMNS
 
 Line = dict[str, Any]
 

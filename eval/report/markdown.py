@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from eval.report.collect import reference_content
 from eval.report.columns import UNNAMED, column_remarks, render_bias, render_columns
-from eval.report.headings import (
+from koala.harness.records import Row
+from koala.harness.scores.collect import reference_content
+from koala.harness.scores.headings import (
     SUBSTITUTE,
     ColumnKey,
     column_key,
@@ -16,12 +17,11 @@ from eval.report.headings import (
     heading,
     lines_of,
     plain,
-    rounded,
     set_key,
     set_names,
+    value_text,
 )
-from eval.report.table import TAG_COLUMNS
-from koala.harness.records import Row
+from koala.harness.scores.table import TAG_COLUMNS
 from koala.harness.tables import escape, to_markdown
 
 _TITLES = {"set": "Sets", "image": "Images (means)", "group": "Images of one prompt (means; n counts prompts)"}
@@ -63,14 +63,6 @@ def render_markdown(frame: pd.DataFrame) -> str:
             parts += [f"### {title}", "", _table(frame, lines), ""]
     parts += [bias, ""] if (bias := render_bias(frame)) else []
     return "\n".join([*parts, "### What to know", "", *_notes(frame), "", render_columns(frame), ""])
-
-
-def value_text(line: Line) -> str:
-    """`value [low, high] (n=240)`; a line without a value says so."""
-    if line["value"] is None:
-        return "no value"
-    interval = f" [{rounded(line['low'])}, {rounded(line['high'])}]" if line["low"] is not None else ""
-    return f"{rounded(line['value'])}{interval} (n={int(line['n'] or 0)})"
 
 
 def render_tags(tags: pd.DataFrame, frame: pd.DataFrame) -> str:

@@ -7,14 +7,14 @@ from pathlib import Path
 import pandas as pd
 
 from eval.report import figures, sheets, steps_figure
-from eval.report.collect import Scored, SetKey, collect
 from eval.report.compare import find_set, pair_scores, pairing_line
-from eval.report.headings import lines_of, plain, set_key, set_names
 from eval.report.markdown import not_computed, render_markdown, render_tags
 from eval.report.published import read_published, render_published
-from eval.report.table import frame_of, tag_frame
 from koala.harness.files import write_whole
 from koala.harness.records import Records
+from koala.harness.scores.collect import Scored, SetKey, collect
+from koala.harness.scores.headings import lines_of, plain, set_key, set_names
+from koala.harness.scores.table import frame_of, tag_frame
 from koala.harness.tables import escape, to_csv, to_markdown
 
 PAGE = "report.md"

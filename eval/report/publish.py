@@ -6,15 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.report.collect import MEAN, SINGLE, Scored, SetKey, collect, count, reference_content, scores_of_level
-from eval.report.headings import lines_of, plain, set_key
 from eval.report.markdown import render_markdown
 from eval.report.published import read_published, render_published
-from eval.report.table import frame_of
 from koala.errors import KoalaError
 from koala.harness import records
 from koala.harness.files import write_whole
 from koala.harness.records import SCHEMA, Records, Row
+from koala.harness.scores.collect import (
+    MEAN,
+    SINGLE,
+    Scored,
+    SetKey,
+    collect,
+    count,
+    reference_content,
+    scores_of_level,
+)
+from koala.harness.scores.headings import lines_of, plain, set_key
+from koala.harness.scores.table import frame_of
 from koala.harness.tables import to_csv
 from koala.models.twin import TWIN_PREFIX
 

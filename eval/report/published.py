@@ -5,10 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from eval.report.headings import lines_of, plain, set_key, set_names
-from eval.report.markdown import value_text
 from koala import aliases
 from koala.errors import KoalaError
+from koala.harness.scores.headings import lines_of, plain, set_key, set_names, value_text
 from koala.harness.tables import escape, read_cells, to_markdown
 
 PATTERN = "*_published_quality.csv"

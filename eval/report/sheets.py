@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from eval.report.collect import Score, Scored, SetKey
-from eval.report.headings import SHORT, column_names, rounded, set_names
 from koala.harness.files import write_bytes
 from koala.harness.records import Row
+from koala.harness.scores.collect import Score, Scored, SetKey
+from koala.harness.scores.headings import SHORT, column_names, rounded, set_names
 from koala.sampling.contact_sheet import Tile, arranged, contact_sheet
 
 MOST_TILES = 60

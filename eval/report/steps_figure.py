@@ -13,8 +13,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from eval.report.figures import COLOURS, MARKERS, add_legend, drawable, short_label
-from eval.report.headings import RANDOM, ColumnKey, column_key, column_names, heading, lines_of, plain
 from koala.harness.figures import FAINT, GRID, STYLE, save
+from koala.harness.scores.headings import RANDOM, ColumnKey, column_key, column_names, heading, lines_of, plain
 
 Line = dict[str, Any]
 Curve = dict[int, Line]  # steps -> the line of that set

@@ -200,7 +200,7 @@ def children_cpu_s() -> float:
 
 
 def test_help_of_every_command_shows_examples_quickly():
-    for command in ("sweep", "table", "compare", "breakdown", "roofline", "check", "publish"):
+    for command in ("sweep", "table", "compare", "breakdown", "roofline", "pareto", "check", "publish"):
         start = children_cpu_s()
         done = bench(command, "--help", cwd=ROOT)
         assert children_cpu_s() - start < 2

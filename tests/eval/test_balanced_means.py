@@ -2,7 +2,7 @@
 
 from eval_rows import image_rows, known, metric_row, set_row
 
-from eval.report.table import to_frame
+from koala.harness.scores.table import to_frame
 
 TASKS = metric_row("9e9e9e9e9e9e9e9e", "geneval:toy", balanced_over="task")
 

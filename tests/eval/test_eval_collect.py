@@ -1,8 +1,8 @@
 import pytest
 from eval_rows import CLIP, DIVERSITY, FID, estimate_row, group_row, image_row, image_rows, known, set_row
 
-from eval.report.collect import collect
-from eval.report.table import tag_frame, to_frame
+from koala.harness.scores.collect import collect
+from koala.harness.scores.table import tag_frame, to_frame
 
 SCORES = [30.0, 31.0, 29.0, 32.0, 30.5, 28.0, 33.0, 30.0]
 

@@ -16,9 +16,9 @@ from eval_rows import (
 )
 
 from eval.commands.compare import Options, run
-from eval.report.collect import collect
 from eval.report.compare import compare, find_set, render
 from koala.errors import KoalaError, UnknownName
+from koala.harness.scores.collect import collect
 
 SCORES = [30.0, 31.0, 29.0, 32.0, 30.5, 28.0, 33.0, 30.0]
 A, B = set_row("a"), set_row("b")

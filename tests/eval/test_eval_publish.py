@@ -20,12 +20,12 @@ from eval_rows import (
 
 from eval.commands.publish import Options, run
 from eval.report import publish as publishing
-from eval.report.collect import MEAN
 from eval.report.markdown import render_markdown
 from eval.report.publish import publish
-from eval.report.table import to_frame
 from koala.errors import KoalaError
 from koala.harness import records
+from koala.harness.scores.collect import MEAN
+from koala.harness.scores.table import to_frame
 
 SCORES = [30.0, 31.0, 29.0, 32.0, 30.5, 28.0, 33.0, 30.0]
 LATER = "2026-04-01T00:00:00+00:00"

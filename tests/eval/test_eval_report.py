@@ -17,10 +17,10 @@ from eval_rows import (
     unavailable_row,
 )
 
-from eval.report.collect import collect
 from eval.report.markdown import not_computed, render_markdown, render_tags
-from eval.report.table import tag_frame, to_frame
 from koala.harness.bootstrap import mean_interval
+from koala.harness.scores.collect import collect
+from koala.harness.scores.table import tag_frame, to_frame
 
 LATER = "2026-04-01T00:00:00+00:00"
 SCORES = [30.0, 31.0, 29.0, 32.0, 30.5, 28.0, 33.0, 30.0]

@@ -8,8 +8,8 @@ from eval_rows import CLIP, FID, HOSTILE, estimate_row, image_rows, known, metri
 from PIL import Image
 
 from eval.report import figures, steps_figure
-from eval.report.collect import collect
-from eval.report.table import tag_frame, to_frame
+from koala.harness.scores.collect import collect
+from koala.harness.scores.table import tag_frame, to_frame
 
 SCORES = [30.0, 31.0, 29.0, 32.0, 30.5, 28.0, 33.0, 30.0]
 

@@ -13,9 +13,9 @@ from eval.commands import run as command
 from eval.prompts.load import entry
 from eval.protocol_run import Run, _accepted, _heading
 from eval.report.published import read_published
-from eval.report.table import to_frame
 from eval.suite import Prompt, Suite
 from koala.errors import KoalaError
+from koala.harness.scores.table import to_frame
 from koala.models.spec import Recipe
 from koala.sampling.gallery import Gallery
 from koala.sampling.schedules import SCHEDULERS

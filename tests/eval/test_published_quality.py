@@ -6,8 +6,8 @@ from eval_rows import CLIP, FID, estimate_row, image_rows, known, metric_row, se
 
 from eval import metrics
 from eval.report.published import COLUMNS, beside, read_published, render_published
-from eval.report.table import to_frame
 from koala.errors import KoalaError, UnknownName
+from koala.harness.scores.table import to_frame
 from koala.models import zoo
 
 REFERENCE = Path(__file__).parents[2] / "results/reference"

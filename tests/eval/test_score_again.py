@@ -16,10 +16,10 @@ from eval.images import decode
 from eval.maths.gaussian import Gaussian
 from eval.preparation import CenterCrop
 from eval.reference import Reference
-from eval.report.collect import collect
 from eval.statistics_files import write_statistics
 from koala.errors import KoalaError
 from koala.harness import records
+from koala.harness.scores.collect import collect
 
 pytestmark = pytest.mark.usefixtures("cache")
 

@@ -16,11 +16,11 @@ from eval.maths.gaussian import Gaussian
 from eval.maths.intervals import fid_infinity, frechet_estimate, self_distance_floor
 from eval.maths.kernel_intervals import gaussian_mmd_estimate, mmd_estimate
 from eval.maths.mmd import gaussian_kernel, kernel_sums, polynomial_kernel
-from eval.report.headings import rounded
 from eval.report.markdown import render_markdown
-from eval.report.table import to_frame
 from eval.set_scores import _numbers
 from koala.errors import KoalaError
+from koala.harness.scores.headings import rounded
+from koala.harness.scores.table import to_frame
 
 REPLICATES = 200
 COVERED = 180  # of 200: an interval that covers 95% falls below with probability 0.1%, and the seeds are fixed

@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from eval.report.collect import MEAN, Score, Scored, SetKey, collect, count, reference_content
 from koala.harness.bootstrap import FEWEST_CLUSTERS, balanced_interval, mean_interval
 from koala.harness.records import Records, Row
+from koala.harness.scores.collect import MEAN, Score, Scored, SetKey, collect, count, reference_content
 
 ENVIRONMENT = ("device_name", "koala_bench", "git_commit", "python", "torch", "transformers", "numpy")
 BOOTSTRAP = "bootstrap over {}, 10,000 resamples, expanded percentiles"

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from eval.report.collect import SetKey
+from koala.harness.scores.collect import SetKey
 from koala.harness.tables import significant
 
 SHORT = 8  # characters of an id that are shown
@@ -49,6 +49,14 @@ def plain(text: object, longest: int = _LONGEST) -> str:
 def rounded(value: float) -> str:
     """Four digits; what is nearly nothing has an exponent."""
     return f"{value:.1e}" if 0 < abs(value) < 1e-6 else significant(4)(value)
+
+
+def value_text(line: dict[str, Any]) -> str:
+    """`value [low, high] (n=240)`; a line without a value says so."""
+    if line["value"] is None:
+        return "no value"
+    interval = f" [{rounded(line['low'])}, {rounded(line['high'])}]" if line["low"] is not None else ""
+    return f"{rounded(line['value'])}{interval} (n={int(line['n'] or 0)})"
 
 
 def set_names(frame: pd.DataFrame) -> dict[SetKey, str]:
