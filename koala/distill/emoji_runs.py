@@ -62,7 +62,7 @@ def few_steps(base: str, steps: int, size: str) -> Run:
     return _run(
         f"{base}-{steps}step",
         size,
-        (800, 4000),
+        (600, 4000),
         student=few,
         student_weights=_made(many if steps > 1 else f"{base}-1step-pretrain{size}"),
         teacher=f"emoji-teacher{size}",
