@@ -1,12 +1,14 @@
 """What the emoji family draws, judged and shown: tables, sheets, and the smallest student.
 
 python scripts/emoji_results.py                  # after scripts/emoji_family.py
+python scripts/emoji_results.py speed            # again, on a machine that does nothing else
 python scripts/emoji_results.py --scale gpu
 
 Every model of the family that is there draws 400 captions, 161 of them of combinations that it never saw; those of
 many steps also in 1, 2, 4 and 10. They are scored beside the real images of the same captions. Each step is a command
-of this project, which is printed before it runs; what is drawn or scored is not done again. The results are
-results/lessons/emoji-{quality,steps}*.{csv,md,svg,png} and, at 32 px, results/lessons/emoji-koala, the student itself.
+of this project, which is printed before it runs; what is drawn, scored or measured is not done again. The results are
+results/lessons/emoji-{quality,steps,sheet,pareto}* and, at 32 px, results/lessons/emoji-koala, the student itself;
+latencies and memory join results/<device>.
 """
 
 import argparse
@@ -29,10 +31,12 @@ from koala.harness.tables import Format, decimals, significant, to_csv, to_markd
 from koala.models import zoo
 from koala.models.load import load
 from koala.models.zoo import local
+from koala.models.zoo.emoji import GPU
 from koala.sampling.contact_sheet import Tile, contact_sheet
 from koala.sampling.gallery import Gallery
 
 STEPS, COMPARED = (1, 2, 4, 10, 25), (1, 4, 25)
+DTYPES = {"": "fp32", GPU: "fp16"}  # as the images are drawn: `eval generate` says auto
 KEPT = (
     "metric",
     "label",
@@ -61,32 +65,63 @@ SHOWN = 5  # captions of each part on a sheet: the first ones, which lot has cho
 
 
 def main() -> int:
-    """Draw, score, and write what comes of it."""
+    """Draw, score, measure, and write what comes of it."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: both, in this order"
+    )
     options.add_argument("--scale", choices=SIZES, default="cpu")
-    options.add_argument("--limit", type=int, help="only so many captions: a trial, which publishes nothing")
     chosen = options.parse_args()
+    if unknown := sorted(set(chosen.parts) - set(PARTS)):
+        options.error(f"unknown part {unknown[0]}; known: {', '.join(PARTS)}")
     size = SIZES[chosen.scale]
     family = [name + size for name in NAMES if name != PRETRAIN and (ROOT / str(zoo.get(name + size).folder)).is_dir()]
     if not family:
         options.error("no model of the family is trained yet: scripts/emoji_family.py")
-    side = zoo.get(family[0]).resolution
     many = [name for name in family if zoo.get(name).recipe.timesteps is None]
-    few = [name for name in family if name not in many]
-    galleries = judging.draw(many, side, "--steps", ",".join(map(str, STEPS)), limit=chosen.limit)
-    galleries += judging.draw(few, side, limit=chosen.limit) if few else []
-    judging.score([*galleries, judging.reference(side)], side)
-    if not chosen.limit:
-        publish([*galleries, judging.reference(side)], size)
+    for part in chosen.parts or PARTS:
+        PARTS[part](many, [name for name in family if name not in many], size)
     return 0
+
+
+def quality(many: list[str], few: list[str], size: str) -> None:
+    """Draw and score, and publish the table, the figure and the sheets."""
+    side = zoo.get((many + few)[0]).resolution
+    galleries = judging.draw(many, side, "--steps", ",".join(map(str, STEPS))) if many else []
+    galleries += judging.draw(few, side) if few else []
+    galleries.append(judging.reference(side))
+    judging.score(galleries, side)
+    publish(galleries, size)
+
+
+def speed(many: list[str], few: list[str], size: str) -> None:
+    """Measure whole images, and draw quality against latency."""
+    rows = ROOT / f"runs/bench-emoji{size}/rows.jsonl"
+    for models, steps in ((many, ("--steps", ",".join(map(str, STEPS)))), (few, ())):
+        if models:
+            options = (
+                "--models",
+                ",".join(models),
+                "--targets",
+                "pipeline",
+                "--resolutions",
+                str(zoo.get(models[0]).resolution),
+            )
+            judging.run("bench", "sweep", *options, *steps, "--dtypes", DTYPES[size], "--out", str(rows))
+    judging.run("bench", "publish", str(rows))
+    options = ("--quality", str(judging.OUT / "rows.jsonl"), "--metric", judging.KD[0])
+    judging.run("bench", "pareto", str(rows), *options, "--out", str(PUBLISHED / f"emoji-pareto{size}"))
+
+
+PARTS = {"quality": quality, "speed": speed}
 
 
 def publish(galleries: list[Path], size: str) -> None:
     """Write the table, the figure of quality against steps, the sheets and the student."""
     scores = of(galleries, judging.numbers())
-    quality = PUBLISHED / f"emoji-quality{size}"
-    write_whole(quality.with_suffix(".csv"), to_csv(scores))
-    write_whole(quality.with_suffix(".md"), HEAD + to_markdown(*table(scores)) + "\n")
+    place = PUBLISHED / f"emoji-quality{size}"
+    write_whole(place.with_suffix(".csv"), to_csv(scores))
+    write_whole(place.with_suffix(".md"), HEAD + to_markdown(*table(scores)) + "\n")
     with plt.rc_context(figures.STYLE):
         figures.save(against_steps(scores), PUBLISHED / f"emoji-steps{size}")
     write_sheet(PUBLISHED / f"emoji-sheet{size}.png", columns(scores, lambda line: line["own"]))
