@@ -76,8 +76,9 @@ EMOJI_TEACHER = ModelSpec(
 def _trained(base: ModelSpec, name: str, attached: str | None = None, **changes: Any) -> ModelSpec:
     """The entry called `name`, whose weights are what the run of that name leaves."""
     title = name.replace("emoji", "Emoji").replace("-", " ")
-    where = {"folder": f"runs/train/{name}/final", "attached": attached, "notes": f"python -m koala train {name}"}
-    return replace(base, name=name, title=title, **where, **changes)
+    here = f"runs/train/{name}/final"
+    notes = f"python -m koala train {name}"
+    return replace(base, name=name, title=title, folder=here, attached=attached, notes=notes, **changes)
 
 
 def _few(base: ModelSpec, steps: int) -> ModelSpec:
