@@ -1,6 +1,7 @@
 """How models of the emoji family are judged: the images, the commands, the numbers. Used by the scripts beside it."""
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pandas as pd
+from emoji_family import EMOJI, WEIGHTS
 from PIL import Image
 
 from koala.harness.files import write_folder, write_whole
@@ -24,6 +26,14 @@ TOLD = (
     "toyclip_score",
     *(f"toyclip_accuracy{part}" for part in ("", ":role", ":gender", ":tone", ":colour", ":shape")),
 )
+
+
+def unpack(folder: Path) -> None:
+    """Take the sentence encoder, and the dataset where there is none, from what `emoji_family.py --pack` wrote."""
+    os.environ["KOALA_WEIGHTS"] = str(folder.resolve() / WEIGHTS)
+    if not ART.exists():
+        write_folder(ART.parent)
+        ART.symlink_to(folder.resolve() / EMOJI)
 
 
 def reference(side: int) -> Path:

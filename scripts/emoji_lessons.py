@@ -3,19 +3,23 @@
 python scripts/emoji_lessons.py features                    # after the teacher: scripts/emoji_family.py emoji-teacher
 python scripts/emoji_lessons.py features --seeds 5 --steps 2000
 python scripts/emoji_lessons.py features --variants SA LF   # some of its lines (scripts/lesson_variants.py)
+python scripts/emoji_lessons.py features --part train --scale gpu --packed runs/packed --minutes 9
+python scripts/emoji_lessons.py features --part judge --scale gpu
 
 Every variant is the family's own run with some fields changed, trained by the trainer of `python -m koala train` for
 so many steps, and judged by what it draws (scripts/emoji_judging.py) and by how far its predictions are from the
-teacher's on images and captions that neither has seen. What is done is kept under runs/lessons and not done again, and
-goes on where it was stopped. Results are results/lessons/emoji-LESSON.{csv,md,svg,png}.
+teacher's on images and captions that neither has seen. The part `train` leaves what `judge` needs without the models:
+the images and that distance. What is done is kept under runs/lessons and not done again. Results are
+results/lessons/emoji-LESSON*.{csv,md,svg,png}. Exit code 75: it ran out of its minutes; the same line again goes on.
 """
 
 import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,6 +28,7 @@ import emoji_judging as judging
 import lesson_tables as tables
 import pandas as pd
 import torch
+from emoji_family import OUT_OF_TIME, SIZES
 from lesson_variants import LESSONS, Lesson
 from matplotlib import pyplot as plt
 
@@ -40,8 +45,9 @@ from koala.models.load import load
 
 ROOT = judging.ROOT
 WORKING, PUBLISHED = ROOT / "runs/lessons", ROOT / "results/lessons"
-HELD_OUT = ROOT / "runs/cache/emoji-held-out"
-DRAWN = 200  # captions that every student draws
+DRAWN, DRAWN_IN = 200, "drawn.json"  # captions that every student draws; where they are
+BATCH = 32  # held-out images that are predicted together
+STEPS = {"cpu": 400, "gpu": 2000}
 OUTPUT = "output-KD loss"
 METRICS = {  # the columns: whether more is better
     OUTPUT: False,
@@ -56,39 +62,56 @@ def main() -> int:
     """Train, draw and judge what is missing; write table and figure."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("lesson", choices=LESSONS)
+    options.add_argument("--part", choices=("train", "judge", "both"), default="both")
+    options.add_argument("--scale", choices=SIZES, default="cpu")
     options.add_argument("--seeds", type=int, default=3)
-    options.add_argument("--steps", type=int, default=400, help="optimisation steps of every variant")
+    options.add_argument("--steps", type=int, help=f"optimisation steps of every variant; default: {STEPS}")
     options.add_argument("--variants", nargs="+", metavar="NAME", help="some of the lesson's variants; default: all")
-    options.add_argument("--processes", type=int, default=2, help="trainings at a time, of one thread each")
+    options.add_argument("--processes", type=int, default=2, help="trainings at a time, of one thread each; 1 on a GPU")
+    options.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing that would end later")
+    options.add_argument("--packed", type=Path, metavar="DIR", help="dataset and sentence encoder (emoji_family.py)")
     chosen = options.parse_args()
-    lesson = LESSONS[chosen.lesson]
+    lesson, size = LESSONS[chosen.lesson], SIZES[chosen.scale]
     names = chosen.variants or list(lesson.names)
     if unknown := sorted(set(names) - set(lesson.names)):
         options.error(f"unknown variant {unknown[0]!r}; known: {', '.join(lesson.names)}")
-    jobs = {
-        (name, seed): variant_run(chosen.lesson, name, seed, chosen.steps)
-        for seed in range(chosen.seeds)
-        for name in names
-    }
-    train_all(list(jobs.values()), chosen.processes)
-    publish(chosen.lesson, lesson, judged(jobs), chosen.steps)
+    if chosen.packed:
+        judging.unpack(chosen.packed)
+    steps = chosen.steps or STEPS[chosen.scale]
+    seeds = range(chosen.seeds)
+    jobs = {(name, seed): variant_run(chosen.lesson, name, seed, steps, size) for seed in seeds for name in names}
+    if chosen.part != "judge":
+        deadline = time.monotonic() + 60 * chosen.minutes
+        if not train_all(list(jobs.values()), 1 if size else chosen.processes, deadline):
+            return OUT_OF_TIME
+        draw(list(jobs.values()))
+    if chosen.part != "train":
+        publish(f"{chosen.lesson}{size}", lesson, judged(jobs), steps)
     return 0
 
 
-def variant_run(name: str, variant: str, seed: int, steps: int) -> Run:
+def variant_run(name: str, variant: str, seed: int, steps: int, size: str = "") -> Run:
     """The run of one line of a lesson."""
     lesson = LESSONS[name]
     slug = re.sub(r"[^a-z0-9]+", "-", variant.lower()).strip("-")
     own = {"steps": steps, "seed": seed, "warmup": steps // 10, "save_every": steps, "sample_every": 0}
-    fixed = {"ema_decay": 0.99, "tracker": "none", "device": "auto", "out": WORKING / f"{name}-{steps}/{slug}-{seed}"}
-    return replace(runs.get(lesson.run), **{**lesson.common, **own, **fixed, **lesson.names[variant].changes})
+    out = WORKING / f"{name}{size}-{steps}/{slug}-{seed}"
+    fixed = {"ema_decay": 0.99, "tracker": "none", "out": out}
+    return replace(runs.get(lesson.run + size), **{**lesson.common, **own, **fixed, **lesson.names[variant].changes})
 
 
-def train_all(todo: Sequence[Run], processes: int) -> None:
-    """Train what has not come to its end."""
+def train_all(todo: Sequence[Run], processes: int, deadline: float) -> bool:
+    """Train what has not come to its end; whether all did before the deadline, as far as the longest so far tells."""
+    longest = 0.0
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        for number, done in enumerate(as_completed([pool.submit(train_one, run) for run in todo]), start=1):
-            print(f"{number} of {len(todo)}: {done.result()}", file=sys.stderr, flush=True)
+        for start in range(0, len(todo), processes):
+            began = time.monotonic()
+            if began + longest > deadline:
+                return False
+            for folder in pool.map(train_one, todo[start : start + processes]):
+                print(f"{folder} is trained", file=sys.stderr, flush=True)
+            longest = max(longest, time.monotonic() - began)
+    return True
 
 
 def train_one(run: Run) -> Path:
@@ -99,41 +122,55 @@ def train_one(run: Run) -> Path:
     return run.folder
 
 
+def draw(trained: Sequence[Run]) -> None:
+    """Draw with every student, and keep where the images are and how far it is from its teacher."""
+    missing = [run for run in trained if not (run.folder / DRAWN_IN).is_file()]
+    if missing:
+        galleries = judging.draw([str(run.folder / "final") for run in missing], side_of(missing), limit=DRAWN)
+        for run, gallery in zip(missing, galleries, strict=True):
+            kept = {"gallery": str(gallery.relative_to(ROOT)), OUTPUT: output_loss(run)}
+            write_whole(run.folder / DRAWN_IN, json.dumps(kept) + "\n")
+
+
 def judged(jobs: dict[tuple[str, int], Run]) -> pd.DataFrame:
     """A row for each variant, seed and metric."""
-    side = zoo.get(next(iter(jobs.values())).student).resolution
-    finals = [str(run.folder / "final") for run in jobs.values()]
-    galleries = judging.draw(finals, side, limit=DRAWN)
-    judging.score(galleries, side, metrics=[name for name in METRICS if name != OUTPUT])
-    numbers = judging.numbers()
-    rows = []
-    for (variant, seed), run, gallery in zip(jobs, jobs.values(), galleries, strict=True):
+    kept = {job: json.loads((run.folder / DRAWN_IN).read_text(encoding="utf-8")) for job, run in jobs.items()}
+    galleries = {job: ROOT / of_one["gallery"] for job, of_one in kept.items()}
+    judging.score(list(galleries.values()), side_of(jobs.values()), [name for name in METRICS if name != OUTPUT])
+    numbers, rows = judging.numbers(), []
+    for (variant, seed), gallery in galleries.items():
         own = numbers[numbers["path"] == str(gallery)].set_index("metric")["value"]
-        values = {OUTPUT: output_loss(run)} | {name: own[name] for name in METRICS if name in own.index}
+        values = {OUTPUT: kept[variant, seed][OUTPUT]} | {name: own[name] for name in METRICS if name in own.index}
         rows += [{"variant": variant, "seed": seed, "metric": name, "value": value} for name, value in values.items()]
     return pd.DataFrame(rows)
 
 
+def side_of(some: Iterable[Run]) -> int:
+    """Pixels of what the runs' students draw."""
+    return zoo.get(next(iter(some)).student).resolution
+
+
 def output_loss(run: Run) -> float:
     """Mean square between student's and teacher's predictions on held-out images, the same noise for all students."""
-    kept = run.folder / "output-loss.json"
-    if kept.is_file():
-        return float(json.loads(kept.read_text(encoding="utf-8")))
-    if not (HELD_OUT / "empty.safetensors").is_file():
-        options = ("--model", run.teacher, "--caption-columns", "text", "--interpolation", "lanczos")
-        judging.run("koala", "encode", str(judging.ART / "held-out"), *options, "--out", str(HELD_OUT))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    cache = Cache(held_out(run.teacher))
     student, teacher = zoo.get(str(run.folder / "final")), zoo.get(run.teacher)
-    networks = [load(spec, "cpu", "fp32", spec.own_weights, ("unet",)).unet for spec in (student, teacher)]
+    networks = [load(spec, device, "fp32", spec.own_weights, ("unet",)).unet for spec in (student, teacher)]
     objective = Distillation(student, networks[0], teacher, networks[1], weights=Weights(0, 1, 0))
-    cache = Cache(HELD_OUT)
-    whole = range(len(cache) // 32 * 32)
+    parts = [range(first, first + BATCH) for first in range(0, len(cache) // BATCH * BATCH, BATCH)]
     with torch.no_grad():
-        losses = [
-            float(objective.terms("unet", cache.batch(part, part)).total)
-            for part in (range(first, first + 32) for first in whole[::32])
-        ]
-    write_whole(kept, json.dumps(sum(losses) / len(losses)))
+        batches = (cache.batch(part, part).to(device, torch.float32) for part in parts)
+        losses = [float(objective.terms("unet", batch).total) for batch in batches]
     return sum(losses) / len(losses)
+
+
+def held_out(teacher: str) -> Path:
+    """The cache of held-out images at the size of a teacher."""
+    folder = ROOT / f"{runs.get(teacher).data}-held-out"
+    if not (folder / "empty.safetensors").is_file():
+        options = ("--model", teacher, "--caption-columns", "text", "--interpolation", "lanczos")
+        judging.run("koala", "encode", str(judging.ART / "held-out"), *options, "--out", str(folder))
+    return folder
 
 
 def publish(name: str, lesson: Lesson, rows: pd.DataFrame, steps: int) -> None:

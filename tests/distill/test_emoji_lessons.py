@@ -2,7 +2,10 @@
 
 import json
 import math
+import os
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -129,6 +132,60 @@ def test_the_judged_captions_are_all_that_are_held_out_and_some_of_train_with_th
     made = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert emoji_judging.reference(32) == folder
     assert made == {path: path.stat().st_mtime_ns for path in folder.iterdir()}, "it is made once"
+
+
+def test_a_packed_dataset_stands_in_where_there_is_none(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("KOALA_WEIGHTS", "")
+    monkeypatch.setattr(emoji_judging, "ART", tmp_path / "runs/data/emoji")
+    packed = tmp_path / "packed"
+    (packed / "emoji").mkdir(parents=True)
+    emoji_judging.unpack(packed)
+    assert emoji_judging.ART.resolve() == packed / "emoji" and os.environ["KOALA_WEIGHTS"] == str(packed / "weights")
+    emoji_judging.unpack(tmp_path / "other")
+    assert emoji_judging.ART.resolve() == packed / "emoji", "a dataset that is there stays"
+
+
+def runs_of(folder, n):
+    return [replace(emoji_lessons.variant_run("features", "SA", seed, 9), out=folder / str(seed)) for seed in range(n)]
+
+
+def quick(run):
+    """In the place of a training: in a process of its own, so that only its folder tells of it."""
+    run.folder.mkdir(parents=True)
+    time.sleep(0.3)
+    return run.folder
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_trainings_are_not_begun_that_would_end_after_the_deadline(tmp_path, monkeypatch, processes):
+    monkeypatch.setattr(emoji_lessons, "train_one", quick)
+    monkeypatch.setattr(emoji_lessons, "ProcessPoolExecutor", lambda n, context: ThreadPoolExecutor(n))
+    todo = runs_of(tmp_path, 5)
+    assert not emoji_lessons.train_all(todo, processes, time.monotonic() + 0.7)
+    begun = len(list(tmp_path.iterdir()))
+    assert processes <= begun < 5
+    assert emoji_lessons.train_all(todo[begun:], processes, float("inf"))
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_a_lesson_is_judged_by_what_training_left_without_the_models(tmp_path, monkeypatch):
+    jobs = {("SA", seed): run for seed, run in enumerate(runs_of(tmp_path, 2))}
+    lines = []
+    for seed, run in enumerate(jobs.values()):
+        run.folder.mkdir()
+        kept = {"gallery": f"gallery-{seed}", emoji_lessons.OUTPUT: 0.1 + seed}
+        (run.folder / emoji_lessons.DRAWN_IN).write_text(json.dumps(kept))
+        path = str(emoji_lessons.ROOT / f"gallery-{seed}")
+        lines += [{"path": path, "metric": "toyclip_score", "value": 0.5 + seed}]
+    scored = []
+    monkeypatch.setattr(emoji_judging, "score", lambda galleries, side, metrics: scored.extend([*galleries, side]))
+    monkeypatch.setattr(emoji_judging, "numbers", lambda: pd.DataFrame(lines))
+    found = emoji_lessons.judged(jobs)
+    assert scored == [emoji_lessons.ROOT / "gallery-0", emoji_lessons.ROOT / "gallery-1", 32]
+    assert found.pivot(index="seed", columns="metric", values="value").to_dict() == {
+        emoji_lessons.OUTPUT: {0: 0.1, 1: 1.1},
+        "toyclip_score": {0: 0.5, 1: 1.5},
+    }
 
 
 @pytest.fixture
