@@ -11,6 +11,8 @@
 #   generation  images of a suite a second beside a plain diffusers loop
 #   emoji       the emoji family at 64 px, as far as nine minutes go; again goes on (carry runs/packed, which
 #               `python scripts/emoji_family.py --pack runs/packed` writes)
+#   lessons     students for the lesson in KOALA_LESSON (default features), likewise; judged elsewhere:
+#               `python scripts/emoji_lessons.py features --scale gpu --part judge`
 #   sharding    a DMD2 iteration of KOALA-700M: images a second in one process, replicated and sharded
 #
 # Runs from a checkout without installation or .git (pass the commit in KOALA_COMMIT). A part writes to OUT_DIR as it
@@ -19,7 +21,7 @@
 set -u
 out=${1:?usage: sh scripts/gpu.sh OUT_DIR [PART...]}
 shift
-parts="tests paper cards emoji breakdown generation train runs sharding profiles batches weights perf"
+parts="tests paper cards emoji lessons breakdown generation train runs sharding profiles batches weights perf"
 # shellcheck disable=SC2086
 [ $# -gt 0 ] || set -- $parts
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
@@ -131,17 +133,30 @@ emoji() {
     [ "$device" = cpu ] && scale=cpu
     timeout 590 "$python" scripts/emoji_family.py --scale $scale --packed runs/packed --minutes "${KOALA_MINUTES:-9}"
     code=$?
-    mkdir -p "$out/emoji"
-    cp results/lessons/emoji-family* "$out/emoji" 2>/dev/null
-    for run in runs/train/emoji-*; do
-        [ -d "$run" ] || continue
-        mkdir -p "$out/emoji/$(basename "$run")"
-        for kept in run.json log.jsonl samples final/koala.json; do
-            [ -e "$run/$kept" ] && cp -r "$run/$kept" "$out/emoji/$(basename "$run")"
-        done
-    done
+    bundle emoji results/lessons/emoji-family* runs/train/emoji-*/log.jsonl runs/train/emoji-*/samples runs/train/emoji-*/final/koala.json
     [ $code -eq 75 ] && echo "the family goes on with the next call" && code=0
     return $code
+}
+
+lessons() {
+    scale=gpu
+    [ "$device" = cpu ] && scale="cpu --seeds 1 --steps 2 --variants SA"
+    # shellcheck disable=SC2086
+    timeout 590 "$python" scripts/emoji_lessons.py "${KOALA_LESSON:-features}" --part train --scale $scale --packed runs/packed --minutes "${KOALA_MINUTES:-9}"
+    code=$?
+    bundle lessons runs/lessons/*/*/drawn.json runs/lessons/*/*/log.jsonl runs/eval-emoji/images
+    [ $code -eq 75 ] && echo "the lesson goes on with the next call" && code=0
+    return $code
+}
+
+bundle() { # NAME PATH...: the paths that are there as OUT/NAME.tar.aa and so on, 15 MiB each; cat OUT/NAME.tar.* | tar x
+    name=$1
+    shift
+    for path in "$@"; do
+        shift
+        [ -e "$path" ] && set -- "$@" "$path"
+    done
+    [ $# -eq 0 ] || tar c "$@" | split -b 15m - "$out/$name.tar."
 }
 
 sharding() {
@@ -193,7 +208,7 @@ perf() {
 worst=0
 for part in "$@"; do
     case $part in
-    tests | paper | cards | emoji | breakdown | generation | train | runs | sharding | profiles | batches | weights | perf) ;;
+    tests | paper | cards | emoji | lessons | breakdown | generation | train | runs | sharding | profiles | batches | weights | perf) ;;
     *) echo "error: unknown part '$part'; known: $parts" >&2; exit 2 ;;
     esac
     echo "== $part"
