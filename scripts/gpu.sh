@@ -149,14 +149,14 @@ lessons() {
     return $code
 }
 
-bundle() { # NAME PATH...: the paths that are there as OUT/NAME.tar.aa and so on, 15 MiB each; cat OUT/NAME.tar.* | tar x
+bundle() { # NAME PATH...: what this call wrote there, as OUT/NAME.tgz.aa ... of 15 MiB; cat OUT/NAME.tgz.* | tar xz
     name=$1
     shift
     for path in "$@"; do
         shift
         [ -e "$path" ] && set -- "$@" "$path"
     done
-    [ $# -eq 0 ] || tar c "$@" | split -b 15m - "$out/$name.tar."
+    [ $# -eq 0 ] || tar cz --newer-mtime="@$began" --exclude "contact_sheet.*" "$@" | split -b 15m - "$out/$name.tgz."
 }
 
 sharding() {
@@ -205,6 +205,7 @@ perf() {
     return $code
 }
 
+began=$(date +%s)
 worst=0
 for part in "$@"; do
     case $part in
