@@ -37,6 +37,22 @@ def test_tars_and_tables_become_the_same_images_as_a_folder(tmp_path, write):
     assert captions == {captioned.columns(number)["text"] for number in range(5)}
 
 
+def test_a_cache_stays_what_it_is_when_the_model_it_was_made_for_is_trained(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def weights(model, given):
+        source, spec = open_source(str(photos)), zoo.get(model)
+        job = building.Job(spec, given or spec.own_weights, str(photos), source, Preparation(32))
+        return job.content("fp32", 1)["weights"]
+
+    before = weights("emoji-teacher", "")
+    (tmp_path / zoo.get("emoji-teacher").folder).mkdir(parents=True)
+    assert before == weights("emoji-teacher", "") == "hub", "its text encoder is not in that folder"
+    assert weights("emoji-teacher", "random") == "random"
+    (tmp_path / "mine").mkdir()
+    assert weights("koala-700m", "mine") == str(tmp_path / "mine")
+
+
 def test_captions_that_an_image_has_twice_are_kept_once(tmp_path):
     captioned.folder(tmp_path, 2, side=32)
     rows = [{"file_name": f"images/000{i}.png", "text": ["same", "same", f"other {i}"]} for i in range(2)]

@@ -19,8 +19,10 @@ from koala.errors import KoalaError, UnknownName
 from koala.harness.records import Row
 from koala.models.load import DTYPES, load
 from koala.models.spec import ModelSpec
+from koala.models.weights.source import come_apart
 
 Listeners = tuple[Callable[[], None], Callable[[], None]]  # called after each example and after each unit
+_ENCODING = "text", "autoencoder"  # the parts that make a cache
 Progress = Callable[[int], AbstractContextManager[Listeners]]  # of so many units
 
 
@@ -85,7 +87,7 @@ class Job:
         """Everything that decides what a cache holds, but for rounding."""
         return {
             "model": self.spec.name,
-            "weights": absolute(self.weights),
+            "weights": self._encoded_with(),
             "dtype": dtype,
             "source": absolute(self.origin),
             "source_units": len(self.source.units),
@@ -97,11 +99,16 @@ class Job:
             **model_settings(self.spec),
         }
 
+    def _encoded_with(self) -> str:
+        """Whose text encoders and autoencoder are used: those of a model that is trained here may be another's."""
+        others = self.weights != "random" and come_apart(self.spec, _ENCODING)
+        return "hub" if others else absolute(self.weights)
+
     def write(self, share: Share) -> None:
         """Encode the units of a share, and after the first of them the condition of no caption."""
         writer = share.writer
         check_columns(self.source.read(0), self.preparation.columns)
-        networks = load(self.spec, share.device, share.dtype, self.weights, ("text", "autoencoder"), self.seed)
+        networks = load(self.spec, share.device, share.dtype, self.weights, _ENCODING, self.seed)
         encoder = Encoder(networks, self.seed, self.batch_size)
         encoding = Encoding(self.source, self.preparation, encoder, writer.folder, self.workers, share.on_example)
         for unit, limit in share.units.items():

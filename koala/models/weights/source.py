@@ -119,6 +119,11 @@ def locate(spec: ModelSpec, weights: str, parts: Collection[str], dtype: str) ->
     return _source(spec, own, finder.find(others), dtype)
 
 
+def come_apart(spec: ModelSpec, parts: Collection[str]) -> bool:
+    """Whether the networks of `parts`, if there are any, are all of other places than the model's own weights."""
+    return all(spec.apart(network) for network in _networks(spec, parts))
+
+
 def _trained_here(spec: ModelSpec) -> str | None:
     """The folder of a model that was trained here, else the copy in this repository; None: there is neither."""
     return next((place for place in (spec.folder, spec.attached) if place and Path(place).expanduser().is_dir()), None)
