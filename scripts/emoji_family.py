@@ -141,6 +141,7 @@ def told(name: str) -> dict | None:
         "parameters": zoo.get(name).unet_params,
         "steps": facts["steps"],
         "batch": facts["global_batch"],
+        "processes": facts["processes"],
         "hours": facts["hours"],
         "device": facts["device"],
         "sha256 of the U-Net": facts["digest"],

@@ -25,6 +25,7 @@ from emoji_family import NAMES, PRETRAIN, PUBLISHED, ROOT, SIZES
 from matplotlib import pyplot as plt
 
 from koala.distill.final import unet_digest
+from koala.distill.model_card import LOSSES
 from koala.harness import figures
 from koala.harness.files import write_bytes, write_whole
 from koala.harness.tables import Format, decimals, significant, to_csv, to_markdown
@@ -35,7 +36,7 @@ from koala.models.zoo.emoji import GPU
 from koala.sampling.contact_sheet import Tile, contact_sheet
 from koala.sampling.gallery import Gallery
 
-STEPS, COMPARED = (1, 2, 4, 10, 25), (1, 4, 25)
+STEPS, COMPARED = (1, 2, 4, 10, 25), (2, 4, 25)
 DTYPES = {"": "fp32", GPU: "fp16"}  # as the images are drawn: `eval generate` says auto
 KEPT = (
     "metric",
@@ -46,7 +47,6 @@ KEPT = (
     "n",
     "n_reference",
     "reference",
-    "weights",
     "torch",
     "device_name",
     "path",
@@ -139,7 +139,9 @@ def of(galleries: list[Path], numbers: pd.DataFrame) -> pd.DataFrame:
         recipes.get(model, steps) == steps for model, steps in zip(lines["model"], lines["steps"], strict=True)
     ]
     lines.loc[lines["model"] == REAL, "own"] = True
-    return lines[["model", "steps", "own", *KEPT]]
+    names = [NAMES.index(model.removesuffix(GPU)) if model != REAL else len(NAMES) for model in lines["model"]]
+    lines["place"], lines["path"] = names, [str(Path(path).relative_to(ROOT)) for path in lines["path"]]
+    return lines.sort_values(["place", "steps"], kind="stable")[["model", "steps", "own", *KEPT]]
 
 
 def table(scores: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Format]]:
@@ -162,17 +164,21 @@ def number(line: pd.Series, head: str) -> str:
 
 def against_steps(scores: pd.DataFrame) -> plt.Figure:
     """Each metric against the number of steps, a line a model of many steps and a point a model of few."""
-    names = list(COLUMNS)[:4]
+    names = ("kd_dinov2s_imgfocus", "kd_effnet_lite0", "toyclip_score", "toyclip_accuracy:gender@held-out")
     figure, axes = plt.subplots(1, len(names), figsize=(3.1 * len(names), 2.9))
     for axis, metric in zip(axes, names, strict=True):
         for model, line in scores[scores["metric"] == metric].groupby("model", sort=False):
             if model == REAL:
+                if line["value"].iloc[0] < 0:  # it has no place where the axis is a logarithm
+                    continue
                 axis.axhline(line["value"].iloc[0], color=figures.FAINT, linewidth=0.8, linestyle=":", label=REAL)
                 continue
             by_steps = line.sort_values("steps")
             spread = [by_steps["value"] - by_steps["low"], by_steps["high"] - by_steps["value"]]
             axis.errorbar(by_steps["steps"], by_steps["value"], spread, marker=".", linewidth=1, label=model)
         axis.set(title=COLUMNS[metric].replace(" [%]", ""), xscale="log", xlabel="steps")
+        if metric == judging.KD[0]:
+            axis.set_yscale("log")
         axis.set_xticks(STEPS, [str(step) for step in STEPS])
         axis.minorticks_off()
         axis.title.set_fontsize(9)
@@ -186,8 +192,8 @@ def columns(scores: pd.DataFrame, chosen: Callable[[pd.Series], bool]) -> dict[s
     firsts = scores.drop_duplicates("path")
     real = firsts[firsts["model"] == REAL]
     drawn = [line for _, line in firsts[firsts["model"] != REAL].iterrows() if chosen(line)]
-    found = {REAL: Path(real["path"].iloc[0])}
-    return found | {f"{line['model']}, {line['steps']:.0f} steps": Path(line["path"]) for line in drawn}
+    found = {REAL: ROOT / real["path"].iloc[0]}
+    return found | {f"{line['model']}, {line['steps']:.0f} steps": ROOT / line["path"] for line in drawn}
 
 
 def write_sheet(path: Path, galleries: dict[str, Path]) -> None:
@@ -227,7 +233,9 @@ def attach() -> None:
     card = local.read(ROOT / str(spec.folder))
     facts = {**card.facts, "dtype": "fp16", "trained": card.digest}
     write_whole(place / local.CARD, replace(card, digest=unet_digest(place), facts=facts).text())
-    shutil.copy(ROOT / str(spec.folder) / "README.md", place)
+    shutil.copy(ROOT / str(spec.folder) / LOSSES, place)
+    said = (ROOT / str(spec.folder) / "README.md").read_text(encoding="utf-8")
+    write_whole(place / "README.md", f"{said}- This copy is in half precision.\n")
 
 
 HEAD = """# The emoji family: what it draws
@@ -235,7 +243,8 @@ HEAD = """# The emoji family: what it draws
 Made by `python scripts/emoji_results.py`, whose `--help` says how: 400 captions, 161 of them of combinations that no
 model saw, one image each, beside the real images of the same captions at the same size. Intervals are 95% over
 captions. The judge of captions (`toyclip`) is trained on real images of the same set; its own errors are in the line of
-the real images.
+the real images. One step of a model of many removes no noise: SDXL's spacing of timesteps ("leading"), which the family
+has, begins a single step at the last timestep.
 
 """
 

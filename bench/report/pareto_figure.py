@@ -27,6 +27,7 @@ _BOTH_AXES = {"axes.spines.left": True, "axes.labelcolor": INK, "ytick.color": F
 _PANEL_INCHES, _AROUND_INCHES = (6.6, 4.6), (1.6, 1.1)
 _COLUMNS = 2
 _LARGEST, _SMALLEST, _ALIKE = 260.0, 14.0, 60.0  # areas of markers in square points
+_WIDE = 20.0  # from the least to the greatest quality, where the axis becomes a logarithm
 _UNITS = {LATENCY: 1.0, MEMORY: 2.0**30}  # what an axis counts in: seconds, GiB
 _Line = dict[str, Any]
 
@@ -124,7 +125,11 @@ def _limits(axis: Axes, lines: list[_Line], joined: Joined) -> None:
     axis.set_xscale("log")
     stretch = max((max(costs) / min(costs)) ** 0.12, 1.15)
     axis.set_xlim(min(costs) / stretch, max(costs) * stretch**1.6)
-    axis.set_ylim(low - room, high + room)
+    if low > 0 and high > _WIDE * low:  # a few bad values would press all others against the edge
+        axis.set_yscale("log")
+        axis.set_ylim(low / (high / low) ** 0.14, high * (high / low) ** 0.14)
+    else:
+        axis.set_ylim(low - room, high + room)
 
 
 def _front(axis: Axes, lines: list[_Line], joined: Joined) -> tuple[list[float], list[float]]:
@@ -175,10 +180,11 @@ def _decorate(figure: Figure, joined: Joined) -> None:
         axis.set_axisbelow(True)
         low, high = axis.get_xlim()
         axis.xaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)) if high > 6 * low else MaxNLocator(nbins=6))
-        axis.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+        linear = MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10])
+        axis.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)) if axis.get_yscale() == "log" else linear)
         for scale in (axis.xaxis, axis.yaxis):
             scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
-        axis.xaxis.set_minor_formatter(NullFormatter())
+            scale.set_minor_formatter(NullFormatter())
     note = textwrap.fill(_note(joined), int(15 * figure.get_figwidth()))
     figure.supxlabel(note, x=0.01, ha="left", fontsize=7.5, color=FAINT, parse_math=False)
 

@@ -28,8 +28,8 @@ def significant(digits: int) -> Format:
 
 
 def decimals(digits: int) -> Format:
-    """A format with that many digits after the point, for shares that stand below each other: 0.3, 12.0, 100.0."""
-    return lambda value: f"{float(value):.{digits}f}"
+    """A format with that many digits after the point, for shares below each other: 0.3, 12.0, 100.0, never -0.0."""
+    return lambda value: f"{float(value):z.{digits}f}"
 
 
 def gib(value: Any) -> str:

@@ -352,6 +352,14 @@ def test_the_front_climbs_in_steps_through_the_efficient_points(joined):
     assert list(xs) == sorted(xs) and list(ys) == sorted(ys)
 
 
+@pytest.mark.parametrize(("worst", "scale"), [(19.0, "linear"), (491.0, "log")])
+def test_few_bad_values_do_not_press_the_others_against_the_edge(joined, worst, scale):
+    frame = joined.frame.assign(quality_low=None, quality_high=None)
+    frame["quality"] = [1.0, *[worst] * (len(frame) - 1)]
+    axis = pareto_figure._figure(replace(joined, frame=frame)).axes[0]
+    assert axis.get_yscale() == scale
+
+
 @pytest.mark.parametrize("against", [LATENCY, MEMORY])
 def test_the_same_rows_give_the_same_files(joined, tmp_path, against):
     found = many(joined, against=against)

@@ -29,6 +29,7 @@ from lesson_variants import LESSONS, Claim
 
 from koala.distill.final import unet_digest
 from koala.distill.matching import pairs
+from koala.distill.model_card import LOSSES
 from koala.models import zoo
 from koala.models.load import load
 from koala.models.zoo.local import CARD, Trained
@@ -191,6 +192,7 @@ def test_a_lesson_is_judged_by_what_training_left_without_the_models(tmp_path, m
 @pytest.fixture
 def numbers(root, monkeypatch):
     """Scores of two models and of the real images, as a report has them."""
+    monkeypatch.setattr(emoji_results, "ROOT", root)
     real, lines = emoji_judging.reference(32), []
     texts = {part: emoji_results.part_of(real, part) for part in emoji_judging.PARTS}
     for model, steps in (("emoji-teacher", 25), ("emoji-teacher", 4), ("emoji-koala-4step", 4), (None, None)):
@@ -202,7 +204,9 @@ def numbers(root, monkeypatch):
                 Image.fromarray(np.full((32, 32, 3), 50, np.uint8)).save(path / row["file"])
             monkeypatch.setattr(emoji_results, "Gallery", lambda folder, rows=manifest: Rows(folder, rows))
         for metric in emoji_results.COLUMNS:
-            lines.append({"model": model, "steps": steps, "metric": metric, "value": 0.5, "low": 0.4, "high": 0.61234})
+            lines.append(
+                {"model": model, "steps": steps, "metric": metric, "value": 0.5, "low": -0.0004, "high": 0.61234}
+            )
             lines[-1] |= dict.fromkeys(emoji_results.KEPT[5:], "x") | {"path": str(path), "label": metric}
     return pd.DataFrame(lines)
 
@@ -221,9 +225,10 @@ def test_the_table_of_the_family_has_a_line_a_gallery_with_intervals(numbers):
     scores = emoji_results.of([Path(path) for path in numbers["path"].unique()], numbers)
     frame, _ = emoji_results.table(scores)
     assert list(frame["model"]) == ["emoji-teacher", "emoji-teacher", "emoji-koala-4step", emoji_results.REAL]
+    assert list(frame["steps"][:2]) == [4, 25] and not Path(scores["path"].iloc[0]).is_absolute()
     assert (
-        frame["KD, DINOv2-S [lower]"][0] == "0.500 [0.400, 0.612]"
-        and frame["the same, unseen [%]"][0] == "50.0 [40.0, 61.2]"
+        frame["KD, DINOv2-S [lower]"][0] == "0.500 [-0.000400, 0.612]"
+        and frame["the same, unseen [%]"][0] == "50.0 [0.0, 61.2]"
     )
     assert len(emoji_results.against_steps(scores).axes) == 4
 
@@ -242,12 +247,13 @@ def test_the_student_that_is_attached_is_the_trained_one_in_half_precision(tmp_p
     load(base, "cpu", weights="random", parts=("unet",)).unet.save_pretrained(own)
     card = Trained("emoji-koala", "emoji-koala", unet_digest(own), "emoji-koala", base.recipe, 32, {"steps": 6})
     (own / CARD).write_text(card.text())
-    (own / "README.md").write_text("its card")
+    (own / "README.md").write_text("its card\n")
+    (own / LOSSES).write_bytes(b"curves")
     spec = replace(base, folder=str(own), attached=str(tmp_path / "attached"))
     monkeypatch.setattr(emoji_results.zoo, "get", lambda name: spec)
     emoji_results.attach()
     size = (tmp_path / "attached/diffusion_pytorch_model.safetensors").stat().st_size
-    assert size < 8 * 2**20 and (tmp_path / "attached/README.md").read_text() == "its card"
+    assert size < 8 * 2**20 and (tmp_path / "attached/README.md").read_text().startswith("its card\n")
     half, whole = (
         load(spec, "cpu", weights=str(place), parts=("unet",)).unet for place in (tmp_path / "attached", own)
     )
