@@ -1,6 +1,7 @@
 """What a model is, as frozen data that needs no torch: the zoo is written in these words."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from koala.errors import KoalaError
 
@@ -267,9 +268,16 @@ class ModelSpec:
             assert (self.noising, self.prediction) == ("edm", "sample"), self.name
 
     @property
+    def home(self) -> str | None:
+        """The folder of a model that was trained here; until it is there, the copy in this repository."""
+        if self.folder and self.attached and not Path(self.folder).is_dir() and Path(self.attached).is_dir():
+            return self.attached
+        return self.folder
+
+    @property
     def own_weights(self) -> str:
         """Where its weights are by default: its folder, the hub, or random where none were released."""
-        return self.folder or ("hub" if self.weights else "random")
+        return self.home or ("hub" if self.weights else "random")
 
     @property
     def downscale(self) -> int:

@@ -59,7 +59,9 @@ def test_a_copy_in_the_repository_stands_for_a_model_until_it_is_trained_here(fo
 
     attached = load(zoo.get(str(folder)), "cpu", parts=("unet",), weights="hub").unet.conv_in.weight
     assert all(torch.equal(first(weights), attached) for weights in ("hub", base.folder))
+    assert base.own_weights == base.attached, "what draws says so"
     own.rename(tmp_path / "final")
+    assert base.own_weights == base.folder
     trained = load(zoo.get(base.folder), "cpu", parts=("unet",), weights="hub").unet.conv_in.weight
     assert torch.equal(first("hub"), trained) and not torch.equal(trained, attached)
     assert zoo.get(base.folder).attached is None, "a folder stands for nothing but itself"

@@ -99,8 +99,8 @@ def locate(spec: ModelSpec, weights: str, parts: Collection[str], dtype: str) ->
     a U-Net's folder lacks is the entry's released one. All files are opened, none is read yet.
     """
     networks, finder = _networks(spec, parts), Finder(spec, dtype)
-    if spec.folder and weights in (HUB, spec.folder):
-        weights = _trained_here(spec) or (spec.folder if "unet" in networks else HUB)
+    if spec.home and weights in (HUB, spec.folder):  # until it is trained, what it is trained with is elsewhere
+        weights = spec.home if "unet" in networks or Path(spec.home).expanduser().is_dir() else HUB
     if weights == HUB:
         adapted = spec.weights is not None and spec.weights.lora is not None and "unet" in networks
         return _source(spec, {}, finder.find([*networks, ADAPTER] if adapted else networks), dtype)
@@ -122,11 +122,6 @@ def locate(spec: ModelSpec, weights: str, parts: Collection[str], dtype: str) ->
 def come_apart(spec: ModelSpec, parts: Collection[str]) -> bool:
     """Whether the networks of `parts`, if there are any, are all of other places than the model's own weights."""
     return all(spec.apart(network) for network in _networks(spec, parts))
-
-
-def _trained_here(spec: ModelSpec) -> str | None:
-    """The folder of a model that was trained here, else the copy in this repository; None: there is neither."""
-    return next((place for place in (spec.folder, spec.attached) if place and Path(place).expanduser().is_dir()), None)
 
 
 def _source(spec: ModelSpec, own: Mapping[str, Part], found: Mapping[str, Found], dtype: str) -> Source:
