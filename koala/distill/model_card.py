@@ -116,7 +116,9 @@ def _usage(student: ModelSpec, unet_only: bool, run: Run) -> str:
 
 def _training(run: Run, student: ModelSpec, teacher: ModelSpec | None, ending: Ending) -> list[str]:
     began = (
-        f"inherited from {teacher.name}" if teacher and run.student_weights == INHERIT else _where(run.student_weights)
+        f"inherited from {teacher.name}"
+        if teacher and run.student_weights == INHERIT
+        else _where(run.student_weights, student)
     )
     images = f"{ending.images:,} images" if ending.images else "images that were not counted"
     digest = f", digest {ending.data_digest}" if ending.data_digest else ""
@@ -125,7 +127,7 @@ def _training(run: Run, student: ModelSpec, teacher: ModelSpec | None, ending: E
     split += "es" if ending.processes > 1 else ""
     lines = [
         *_changes(run),
-        f"Teacher: {teacher.name} ({_where(run.teacher_weights)})" if teacher else "Teacher: none",
+        f"Teacher: {teacher.name} ({_where(run.teacher_weights, teacher)})" if teacher else "Teacher: none",
         f"The student's weights began as: {began}" if teacher else f"The weights began as: {began}",
         *_beside(run, student, teacher),
         f"Data: {run.data} ({images}{digest}), {student.resolution} px",
@@ -206,8 +208,9 @@ def _is_random(run: Run) -> bool:
     return _RANDOM in (run.teacher_weights if run.teacher else "", run.student_weights)
 
 
-def _where(weights: str) -> str:
-    return {HUB: "its released weights", _RANDOM: "random weights"}.get(weights, weights)
+def _where(weights: str, spec: ModelSpec) -> str:
+    own = f"as trained here, {spec.home}" if spec.home else "its released weights"
+    return {HUB: own, _RANDOM: "random weights"}.get(weights, weights)
 
 
 def _bullets(lines: list[str] | tuple[str, ...]) -> str:

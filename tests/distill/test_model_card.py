@@ -40,6 +40,10 @@ def test_a_licence_of_ones_own_keeps_its_name():
     assert (data.license, data.license_name) == ("other", zoo.get("sdxl-turbo").license)
 
 
+def test_a_teacher_that_was_trained_here_was_not_released():
+    assert "Teacher: emoji-teacher (as trained here, runs/train/emoji-teacher/final)" in card("emoji-koala")
+
+
 def test_the_card_says_how_the_model_was_trained():
     text = card()
     assert "Teacher: sdxl-lightning-4step (its released weights)" in text
