@@ -127,7 +127,7 @@ def _models(axes: Axes) -> Iterator[Case]:
         sides = axes.resolutions or (spec.resolution,)
         for side, count, profile, vram in product(sides, counts, chosen, axes.vram):
             if _goes_with(profile, target):
-                weights = spec.folder or "random"
+                weights = spec.home or "random"
                 yield Case(
                     spec.name, target, side, batch_size, dtype, count, axes.device, weights, profile, vram_bytes=vram
                 )

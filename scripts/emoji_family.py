@@ -121,7 +121,9 @@ def pack(folder: Path) -> int:
 
 def publish(size: str) -> None:
     """Write the table of the models that are there."""
-    rows = [row for name in NAMES if name != PRETRAIN and (row := told(name + size))]
+    rows = [row for name in NAMES if (row := told(name + size))]
+    if len(rows) < len(NAMES):
+        return  # a part of the family takes no place of the whole
     table = pd.DataFrame(rows)
     path = PUBLISHED / f"emoji-family{size}"
     head = f"# The emoji family{', 64 px' if size else ', 32 px'}\n\n{HEAD}\n\n"
@@ -138,19 +140,27 @@ def told(name: str) -> dict | None:
     facts = json.loads(card.read_text(encoding="utf-8"))
     return {
         "model": name,
-        "parameters": zoo.get(name).unet_params,
+        "parameters": zoo.get(runs.get(name).student).unet_params,
         "steps": facts["steps"],
         "batch": facts["global_batch"],
         "processes": facts["processes"],
         "hours": facts["hours"],
         "device": facts["device"],
         "sha256 of the U-Net": facts["digest"],
-        "command": f"python -m koala train {name}",
+        "command": command_of(name, facts["processes"], facts["global_batch"]),
     }
 
 
-HEAD = """Made by `python scripts/emoji_family.py`, whose `--help` says how. The checkpoints are not in this repository.
-Hours are those of the machine as it was, with other work beside."""
+def command_of(name: str, processes: int, batch: int) -> str:
+    """How a run was started."""
+    if processes == 1:
+        return f"python -m koala train {name}"
+    shared = f"--batch-size {batch // processes} --global-batch {batch}"
+    return f"torchrun --nproc-per-node {processes} -m koala train {name} {shared}"
+
+
+HEAD = """Made by `python scripts/emoji_family.py`, whose `--help` says how. Of the checkpoints `emoji-koala` alone is
+in this repository, in half precision (emoji-koala/). Hours are of a machine that had other work beside."""
 
 
 def run(arguments: Sequence[str], deadline: float) -> int:

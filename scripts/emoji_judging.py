@@ -42,7 +42,7 @@ def reference(side: int) -> Path:
     All held-out combinations, and as many captions of train as make 400; `FOLDER.jsonl` is the suite of them.
     """
     folder = ROOT / f"runs/data/emoji-judged-{side}"
-    if (suite := suite_of(side)).is_file():
+    if (suite := suite_of(side)).is_file() and folder.is_dir():
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     write_folder(folder)
@@ -99,7 +99,10 @@ def numbers() -> pd.DataFrame:
     parts = by_tag[by_tag["tag"] == "part"].copy()
     parts["metric"] += "@" + parts["tag_value"]
     about = whole.drop_duplicates("set").set_index("set")
-    return pd.concat([whole, parts.join(about[["path", "steps", "torch", "device_name"]], on="set")], ignore_index=True)
+    found = pd.concat(
+        [whole, parts.join(about[["path", "steps", "torch", "device_name"]], on="set")], ignore_index=True
+    )
+    return found.drop_duplicates(["path", "metric"], keep="last")  # by the heads that were trained last
 
 
 def run(package: str, *arguments: str) -> str:

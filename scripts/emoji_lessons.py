@@ -10,7 +10,8 @@ Every variant is the family's own run with some fields changed, trained by the t
 so many steps, and judged by what it draws (scripts/emoji_judging.py) and by how far its predictions are from the
 teacher's on images and captions that neither has seen. The part `train` leaves what `judge` needs without the models:
 the images and that distance. What is done is kept under runs/lessons and not done again. Results are
-results/lessons/emoji-LESSON*.{csv,md,svg,png}. Exit code 75: it ran out of its minutes; the same line again goes on.
+results/lessons/emoji-LESSON*.{csv,md,svg,png}, of some variants alone in runs/lessons. Exit code 75: it ran out of its
+minutes; the same line again goes on.
 """
 
 import argparse
@@ -35,8 +36,10 @@ from matplotlib import pyplot as plt
 from koala.distill import runs
 from koala.distill.config import Run
 from koala.distill.data.cache import Cache
+from koala.distill.final import finished
 from koala.distill.kd import Distillation, Weights
 from koala.distill.training import train
+from koala.errors import KoalaError
 from koala.harness import figures
 from koala.harness.files import write_whole
 from koala.harness.tables import to_csv, to_markdown
@@ -45,6 +48,7 @@ from koala.models.load import load
 
 ROOT = judging.ROOT
 WORKING, PUBLISHED = ROOT / "runs/lessons", ROOT / "results/lessons"
+_DRAWS_S = 90.0  # which drawing may take after the last training
 DRAWN, DRAWN_IN = 200, "drawn.json"  # captions that every student draws; where they are
 BATCH = 32  # held-out images that are predicted together
 STEPS = {"cpu": 400, "gpu": 2000}
@@ -68,7 +72,9 @@ def main() -> int:
     options.add_argument("--steps", type=int, help=f"optimisation steps of every variant; default: {STEPS}")
     options.add_argument("--variants", nargs="+", metavar="NAME", help="some of the lesson's variants; default: all")
     options.add_argument("--processes", type=int, default=2, help="trainings at a time, of one thread each; 1 on a GPU")
-    options.add_argument("--minutes", type=float, default=float("inf"), help="begin nothing that would end later")
+    options.add_argument(
+        "--minutes", type=float, default=float("inf"), help="begin no training that ends later, by the longest so far"
+    )
     options.add_argument("--packed", type=Path, metavar="DIR", help="dataset and sentence encoder (emoji_family.py)")
     chosen = options.parse_args()
     lesson, size = LESSONS[chosen.lesson], SIZES[chosen.scale]
@@ -82,11 +88,14 @@ def main() -> int:
     jobs = {(name, seed): variant_run(chosen.lesson, name, seed, steps, size) for seed in seeds for name in names}
     if chosen.part != "judge":
         deadline = time.monotonic() + 60 * chosen.minutes
-        if not train_all(list(jobs.values()), 1 if size else chosen.processes, deadline):
+        done = train_all(list(jobs.values()), 1 if size else chosen.processes, deadline - _DRAWS_S)
+        draw([run for run in jobs.values() if finished(run)])
+        if not done:
             return OUT_OF_TIME
-        draw(list(jobs.values()))
     if chosen.part != "train":
-        publish(f"{chosen.lesson}{size}", lesson, judged(jobs), steps)
+        place = (WORKING if chosen.variants else PUBLISHED) / f"emoji-{chosen.lesson}{size}"
+        command = f"{chosen.lesson} --scale {chosen.scale} --seeds {chosen.seeds} --steps {steps}"
+        publish(place, lesson, judged(jobs), command)
     return 0
 
 
@@ -116,7 +125,8 @@ def train_all(todo: Sequence[Run], processes: int, deadline: float) -> bool:
 
 def train_one(run: Run) -> Path:
     """Train in this process, on one thread where there is no GPU."""
-    torch.set_num_threads(1)
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
     if code := train(run):
         sys.exit(code)
     return run.folder
@@ -173,14 +183,12 @@ def held_out(teacher: str) -> Path:
     return folder
 
 
-def publish(name: str, lesson: Lesson, rows: pd.DataFrame, steps: int) -> None:
+def publish(place: Path, lesson: Lesson, rows: pd.DataFrame, command: str) -> None:
     """Write the rows, the page and the figure."""
-    place = PUBLISHED / f"emoji-{name}"
     said = tables.claims(rows, lesson, METRICS)
-    command = f"python scripts/emoji_lessons.py {name} --seeds {rows['seed'].nunique()} --steps {steps}"
     page = [
         f"# {lesson.title}",
-        f"`{lesson.run}`, {steps} steps of a variant, {DRAWN} captions drawn; made by `{command}`. {lesson.about} "
+        f"`{lesson.run}`, {DRAWN} captions drawn; made by `python scripts/emoji_lessons.py {command}`. {lesson.about} "
         "Intervals are 95% over seeds (Student's t).",
         tables.table(rows, lesson, METRICS),
         "## What the papers say, and what came out here",
@@ -195,4 +203,8 @@ def publish(name: str, lesson: Lesson, rows: pd.DataFrame, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except KoalaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

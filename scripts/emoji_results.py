@@ -15,6 +15,7 @@ import argparse
 import io
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -109,7 +110,8 @@ def speed(many: list[str], few: list[str], size: str) -> None:
             )
             judging.run("bench", "sweep", *options, *steps, "--dtypes", DTYPES[size], "--out", str(rows))
     judging.run("bench", "publish", str(rows))
-    options = ("--quality", str(judging.OUT / "rows.jsonl"), "--metric", judging.KD[0])
+    suite = judging.suite_of(zoo.get((many + few)[0]).resolution).stem
+    options = ("--quality", str(judging.OUT / "rows.jsonl"), "--metric", judging.KD[0], "--suite", suite)
     judging.run("bench", "pareto", str(rows), *options, "--out", str(PUBLISHED / f"emoji-pareto{size}"))
 
 
@@ -225,17 +227,23 @@ def attach() -> None:
     """Write the smallest student in half precision to where the zoo finds it, unless it is there."""
     spec = zoo.get("emoji-koala")
     place = ROOT / str(spec.attached)
-    if (place / local.CARD).is_file() and local.read(place).facts["trained"] == unet_digest(ROOT / str(spec.folder)):
+    if (place / local.CARD).is_file() and local.read(place).facts.get("trained") == unet_digest(
+        ROOT / str(spec.folder)
+    ):
         return
-    shutil.rmtree(place, ignore_errors=True)
-    unet = load(spec, "cpu", "fp16", str(ROOT / str(spec.folder)), ("unet",)).unet
-    unet.save_pretrained(place)
-    card = local.read(ROOT / str(spec.folder))
-    facts = {**card.facts, "dtype": "fp16", "trained": card.digest}
-    write_whole(place / local.CARD, replace(card, digest=unet_digest(place), facts=facts).text())
-    shutil.copy(ROOT / str(spec.folder) / LOSSES, place)
-    said = (ROOT / str(spec.folder) / "README.md").read_text(encoding="utf-8")
-    write_whole(place / "README.md", f"{said}- This copy is in half precision.\n")
+    own = ROOT / str(spec.folder)
+    unet = load(spec, "cpu", "fp16", str(own), ("unet",)).unet
+    with tempfile.TemporaryDirectory(dir=place.parent) as folder:
+        made = Path(folder) / "made"
+        unet.save_pretrained(made)
+        card = local.read(own)
+        facts = {**card.facts, "dtype": "fp16", "trained": card.digest}
+        write_whole(made / local.CARD, replace(card, digest=unet_digest(made), facts=facts).text())
+        shutil.copy(own / LOSSES, made)
+        said = (own / "README.md").read_text(encoding="utf-8")
+        write_whole(made / "README.md", f"{said}- This copy is in half precision.\n")
+        shutil.rmtree(place, ignore_errors=True)
+        made.replace(place)
 
 
 HEAD = """# The emoji family: what it draws

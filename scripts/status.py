@@ -148,11 +148,12 @@ def _gate(item: Any) -> Gate | None:
     for mark, why in (("gpu", "needs a GPU"), ("network", "needs a hub")):
         if item.get_closest_marker(mark):
             return Gate(why, here=False)
+    reasons = [mark.kwargs.get("reason", "") for mark in item.iter_markers("skipif")]
+    variable = re.search(r"KOALA_\w+=\w+", " ".join(reasons))
     if item.get_closest_marker("slow"):
-        return Gate("only in tox -e slow", here=True)
-    for mark in item.iter_markers("skipif"):
-        if variable := re.search(r"KOALA_\w+=\w+", mark.kwargs.get("reason", "")):
-            return Gate(f"only with {variable[0]}", here=True)
+        return Gate(f"only in tox -e slow{f' with {variable[0]}' if variable else ''}", here=True)
+    if variable:
+        return Gate(f"only with {variable[0]}", here=True)
     if "benchmark" in item.fixturenames:
         return Gate("only in tox -e perf", here=True)
     if item.get_closest_marker("skip"):

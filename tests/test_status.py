@@ -134,6 +134,11 @@ def test_of_a_hub(): ...
 @pytest.mark.proves("extractor", name="i", weights="random")
 def test_of_minutes(): ...
 
+@pytest.mark.slow
+@pytest.mark.proves("extractor", name="j", weights="random")
+@pytest.mark.skipif(True, reason="gigabytes: set KOALA_FULLSIZE=1")
+def test_of_minutes_and_gigabytes(): ...
+
 @pytest.mark.proves("extractor", name="g", weights="random")
 def test_of_speed(benchmark): ...
 
@@ -161,7 +166,7 @@ def collected(tmp_path, *suites):
 def test_marks_and_gates_are_read_from_a_suite_without_running_it(tmp_path):
     lines = collected(tmp_path, SUITE).splitlines()
     found = {proof.name: proof for proof in (eval(line, {"Proof": Proof, "Gate": Gate}) for line in lines)}
-    assert sorted(found) == [*"abcdefghi"]
+    assert sorted(found) == [*"abcdefghij"]
     assert {name: found[name].gate and found[name].gate.why for name in found} == {
         "a": None,
         "b": "needs a GPU",
@@ -170,6 +175,7 @@ def test_marks_and_gates_are_read_from_a_suite_without_running_it(tmp_path):
         "g": "only in tox -e perf",
         "h": None,
         "i": "only in tox -e slow",
+        "j": "only in tox -e slow with KOALA_FULLSIZE=1",
     }
     assert all(found[name].test == "test_0.py::test_of_a_parameter" for name in "ab")
     assert (found["d"].size, found["d"].remark, found["e"].weights) == ("toy", "little", "real")

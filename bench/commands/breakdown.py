@@ -87,7 +87,7 @@ def case_of(spec: ModelSpec, options: Options, device: str, dtype: str) -> Case:
         dtype=dtype,
         steps=None,
         device=device,
-        weights=options.weights or spec.folder or "random",
+        weights=options.weights or spec.home or "random",
     )
 
 

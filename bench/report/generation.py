@@ -39,7 +39,8 @@ def of_latency(line: Line) -> Generation | None:
     if recipe is None:
         return None
     steps = int(line["steps"] or recipe.steps)
-    guided = line["nfe"] > 1.5 * steps if line["nfe"] else recipe.guided  # PNDM makes one forward more than steps
+    alone = {"pndm": steps + 1, "heun": 2 * steps - 1}.get(recipe.scheduler, steps)  # forwards without guidance
+    guided = line["nfe"] > 1.5 * alone if line["nfe"] else recipe.guided
     return Generation(
         line["model"], int(line["resolution"]), steps, recipe.scheduler, guided, line["dtype"], line["profile"]
     )

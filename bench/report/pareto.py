@@ -193,6 +193,14 @@ def _failures(pipelines: Sequence[Line]) -> dict[Generation, str]:
     }
 
 
+def _called(line: Line) -> str:
+    """A line among others of its model."""
+    batch = f", {line['batch_size']} a call" if line["batch_size"] != 1 else ""
+    return (
+        f"{line['model']} ({line['steps']} steps, {line['resolution']} px, {line['dtype']}, {line['profile']}{batch})"
+    )
+
+
 def _doubts(frame: pd.DataFrame) -> list[str]:
     """What makes lines of one device unlike each other, and latencies that may be unstable."""
     remarks = []
@@ -201,10 +209,9 @@ def _doubts(frame: pd.DataFrame) -> list[str]:
             values = sorted(map(str, group[name].dropna().unique()))
             if len(values) > 1:
                 remarks.append(f"{device}: latencies of unlike {name} are compared: {', '.join(values)}")
-        unstable = group[group["doubts"].notna()].drop_duplicates(["model", "steps", "profile", "resolution", "doubts"])
-        remarks += [
-            f"{line['model']} on {device} may be unstable: {line['doubts']}" for line in unstable.to_dict("records")
-        ]
+        about = ["model", "steps", "resolution", "dtype", "profile", "batch_size"]
+        unstable = group[group["doubts"].notna()].drop_duplicates([*about, "doubts"])
+        remarks += [f"{_called(line)} on {device} may be unstable: {line['doubts']}" for line in lines_of(unstable)]
     if frame["n"].nunique() > 1:
         counts = sorted(frame["n"].dropna().astype(int).unique())
         remarks.append(f"quality is over unlike numbers of images: {', '.join(map(str, counts))}")

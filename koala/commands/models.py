@@ -66,5 +66,5 @@ def recipe_text(recipe: Recipe) -> str:
 def where_released(spec: ModelSpec) -> str:
     """The repository that makes the model what it is; the rest of a U-Net's or adapter's pipeline is its teacher's."""
     if spec.weights is None:
-        return spec.folder or "not released"
+        return spec.home or "not released"
     return (spec.weights.unet or spec.weights.lora or spec.weights.pipeline).repository

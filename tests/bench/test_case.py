@@ -227,3 +227,14 @@ def test_a_torch_without_cuda_says_so(monkeypatch):
     monkeypatch.setattr(environment, "torch_cuda_version", lambda: None)
     with pytest.raises(KoalaError, match="built without CUDA"):
         environment.collect("cuda")
+
+
+def test_a_model_that_this_repository_has_a_copy_of_is_measured_with_it_until_it_is_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = zoo.get("emoji-koala")
+    axes = Axes((spec.name,), ("pipeline",), (), (1,), ("fp32",), (), "cpu")
+    assert [case.weights for case in grid(axes)] == [spec.folder]
+    (tmp_path / spec.attached).mkdir(parents=True)
+    assert [case.weights for case in grid(axes)] == [spec.attached]
+    (tmp_path / spec.folder).mkdir(parents=True)
+    assert [case.weights for case in grid(axes)] == [spec.folder]

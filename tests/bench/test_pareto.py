@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.report import pareto_figure
+from bench.report.generation import of_latency
 from bench.report.labels import place_names
 from bench.report.measured import measured_frame
 from bench.report.pareto import LATENCY, MEMORY, efficient, join
@@ -234,7 +235,24 @@ def test_unlike_software_and_unlike_numbers_of_images_are_said(joined):
 
 def test_a_latency_that_may_be_unstable_says_why(joined):
     (remark,) = joined([timed() | {"samples_s": {"total": SIX}}], scored(0.25)).remarks
-    assert remark.startswith("koala-700m on NVIDIA H200 may be unstable: ")
+    assert remark.startswith("koala-700m (") and " on NVIDIA H200 may be unstable: " in remark
+
+
+@pytest.mark.parametrize(
+    ("model", "steps", "nfe", "guided"),
+    [
+        ("edm-imagenet64", 256, 511, False),
+        ("bk-sdm-v2-tiny", 1, 2, False),
+        ("bk-sdm-v2-tiny", 1, 4, True),
+        ("bk-sdm-v2-tiny", 25, 52, True),
+        ("sdxl", 25, 50, True),
+        ("sdxl", 25, 25, False),
+        ("sdxl-turbo", 1, None, False),
+    ],
+)
+def test_whether_it_was_guided_is_told_by_forwards_as_the_scheduler_makes_them(model, steps, nfe, guided):
+    line = {"model": model, "weights": "random", "steps": steps, "nfe": nfe, "resolution": 64}
+    assert of_latency(line | {"dtype": "fp32", "profile": "eager"}).guided is guided
 
 
 # ---- errors
@@ -354,9 +372,10 @@ def test_the_front_climbs_in_steps_through_the_efficient_points(joined):
 
 @pytest.mark.parametrize(("worst", "scale"), [(19.0, "linear"), (491.0, "log")])
 def test_few_bad_values_do_not_press_the_others_against_the_edge(joined, worst, scale):
-    frame = joined.frame.assign(quality_low=None, quality_high=None)
+    found = many(joined)
+    frame = found.frame.assign(quality_low=None, quality_high=None)
     frame["quality"] = [1.0, *[worst] * (len(frame) - 1)]
-    axis = pareto_figure._figure(replace(joined, frame=frame)).axes[0]
+    axis = pareto_figure._figure(replace(found, frame=frame)).axes[0]
     assert axis.get_yscale() == scale
 
 
