@@ -25,8 +25,16 @@ def caches(tmp_path_factory):
     place, made = tmp_path_factory.mktemp("emoji"), {}
     folder(place / "photos", 2)
 
-    def cache(model):
+    def cache(model, pairs_of=""):
         spec = zoo.get(model)
+        if pairs_of:
+            if pairs_of not in made:
+                made[pairs_of] = place / f"pairs-{len(made)}"
+                (place / "prompts.txt").write_text("a red heart\n")
+                options = ("--weights", "random", "--steps", 1, "--device", "cpu")
+                prompts = ("--prompts", place / "prompts.txt")
+                assert koala("pairs", pairs_of, *prompts, "--out", made[pairs_of], *options) == 0
+            return str(made[pairs_of])
         key = (spec.conditioning, spec.resolution)
         if key not in made:
             made[key] = place / f"cache-{len(made)}"
@@ -40,7 +48,8 @@ def caches(tmp_path_factory):
 def short(name, caches, out, **changes):
     run = runs.get(name)
     common = {"batch_size": 1, "workers": 0, "device": "cpu", "tracker": "none", "precision": "fp32", "sample_every": 0}
-    return replace(run, data=caches(run.student), out=out, **{**common, **changes})
+    pairs_of = run.teacher if run.regression_weight else ""
+    return replace(run, data=caches(run.student, pairs_of), out=out, **{**common, **changes})
 
 
 @pytest.mark.proves("run", param="name", weights="random", remark="one step of one image")

@@ -22,6 +22,7 @@ NOISE = {
     "beta_schedule": "scaled_linear",
     "steps_offset": 1,
     "timestep_spacing": "leading",
+    "prediction_type": "v_prediction",
 }
 
 
