@@ -15,7 +15,6 @@ import argparse
 import io
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from koala.harness.files import write_bytes, write_whole
 from koala.harness.tables import Format, decimals, significant, to_csv, to_markdown
 from koala.models import zoo
 from koala.models.load import load
+from koala.models.new_folder import new_folder
 from koala.models.zoo import local
 from koala.models.zoo.emoji import GPU
 from koala.sampling.contact_sheet import Tile, contact_sheet
@@ -97,20 +97,13 @@ def quality(many: list[str], few: list[str], size: str) -> None:
 
 def speed(many: list[str], few: list[str], size: str) -> None:
     """Measure whole images, and draw quality against latency."""
-    rows = ROOT / f"runs/bench-emoji{size}/rows.jsonl"
+    rows, side = ROOT / f"runs/bench-emoji{size}/rows.jsonl", zoo.get((many + few)[0]).resolution
     for models, steps in ((many, ("--steps", ",".join(map(str, STEPS)))), (few, ())):
         if models:
-            options = (
-                "--models",
-                ",".join(models),
-                "--targets",
-                "pipeline",
-                "--resolutions",
-                str(zoo.get(models[0]).resolution),
-            )
+            options = ("--models", ",".join(models), "--targets", "pipeline", "--resolutions", str(side))
             judging.run("bench", "sweep", *options, *steps, "--dtypes", DTYPES[size], "--out", str(rows))
     judging.run("bench", "publish", str(rows))
-    suite = judging.suite_of(zoo.get((many + few)[0]).resolution).stem
+    suite = judging.suite_of(side).stem
     options = ("--quality", str(judging.OUT / "rows.jsonl"), "--metric", judging.KD[0], "--suite", suite)
     judging.run("bench", "pareto", str(rows), *options, "--out", str(PUBLISHED / f"emoji-pareto{size}"))
 
@@ -226,15 +219,11 @@ def part_of(real: Path, part: str) -> list[str]:
 def attach() -> None:
     """Write the smallest student in half precision to where the zoo finds it, unless it is there."""
     spec = zoo.get("emoji-koala")
-    place = ROOT / str(spec.attached)
-    if (place / local.CARD).is_file() and local.read(place).facts.get("trained") == unet_digest(
-        ROOT / str(spec.folder)
-    ):
+    place, own = ROOT / str(spec.attached), ROOT / str(spec.folder)
+    if (place / local.CARD).is_file() and local.read(place).facts.get("trained") == unet_digest(own):
         return
-    own = ROOT / str(spec.folder)
     unet = load(spec, "cpu", "fp16", str(own), ("unet",)).unet
-    with tempfile.TemporaryDirectory(dir=place.parent) as folder:
-        made = Path(folder) / "made"
+    with new_folder(fresh := place.with_suffix(".new")) as made:
         unet.save_pretrained(made)
         card = local.read(own)
         facts = {**card.facts, "dtype": "fp16", "trained": card.digest}
@@ -242,8 +231,8 @@ def attach() -> None:
         shutil.copy(own / LOSSES, made)
         said = (own / "README.md").read_text(encoding="utf-8")
         write_whole(made / "README.md", f"{said}- This copy is in half precision.\n")
-        shutil.rmtree(place, ignore_errors=True)
-        made.replace(place)
+    shutil.rmtree(place, ignore_errors=True)
+    fresh.replace(place)
 
 
 HEAD = """# The emoji family: what it draws
@@ -252,7 +241,7 @@ Made by `python scripts/emoji_results.py`, whose `--help` says how: 400 captions
 model saw, one image each, beside the real images of the same captions at the same size. Intervals are 95% over
 captions. The judge of captions (`toyclip`) is trained on real images of the same set; its own errors are in the line of
 the real images. One step of a model of many removes no noise: SDXL's spacing of timesteps ("leading"), which the family
-has, begins a single step at the last timestep.
+has, gives a single step timestep 1, where a sample has hardly any.
 
 """
 

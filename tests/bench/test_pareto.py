@@ -1,42 +1,21 @@
 import sys
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
-from tempfile import mkdtemp
 
-import pandas as pd
 import pytest
-from bench_rows import GPU, PIPELINE, SIX, row
-from bench_rows import store as bench_store
-from command_lines import bench_here
+from bench_rows import PIPELINE, SIX, row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.report import pareto_figure
 from bench.report.generation import of_latency
-from bench.report.labels import place_names
-from bench.report.measured import measured_frame
-from bench.report.pareto import LATENCY, MEMORY, efficient, join
-from bench.report.pareto_figure import draw
+from bench.report.pareto import MEMORY, efficient
 from bench.report.pareto_table import names, render_markdown
-from bench.report.quality import read_quality
-from eval.__main__ import COMMANDS as EVAL
-from koala.__main__ import COMMANDS as KOALA
 from koala.errors import KoalaError, UnknownName
-from koala.harness import records
-from koala.harness.cli import main
 from koala.harness.scores.headings import lines_of
-from koala.models import zoo
 
 sys.path.append(str(Path(__file__).parents[1] / "eval"))
-from eval_rows import CLIP, COCO, FID, estimate_row, image_rows, set_row
-from eval_rows import settings as drawn_with
-from eval_rows import store as eval_store
-
-H200 = GPU | {"device_name": "NVIDIA H200"}
-CPU = H200 | {"id": "cpu", "device_name": "Xeon", "device_kind": "cpu"}
-GIB = 2**30
-STEADY = [1.0, 0.99, 1.01, 1.005, 0.995, 1.0]
+from eval_rows import CLIP, COCO, FID, estimate_row, set_row
+from pareto_rows import GIB, H200, gallery, joining, scored, timed
 
 # ---- the front
 
@@ -72,49 +51,9 @@ def test_equal_points_are_efficient_together_and_at_one_cost_or_value_only_the_b
     assert efficient([1, 1, 2], [5, 4, 5]) == [True, False, False]
 
 
-# ---- rows
-
-
-def timed(model="koala-700m", seconds=1.0, environment="gpu", memory=8 * GIB, **more):
-    """A pipeline with its model's own recipe."""
-    spec = zoo.get(model)
-    calls = spec.recipe.steps * (2 if spec.recipe.guided else 1)
-    case = replace(PIPELINE, model=model, **{"steps": spec.recipe.steps, **more})
-    calls = calls * case.steps // spec.recipe.steps
-    total = [seconds * scale for scale in STEADY]
-    return row(
-        case, total, environment=environment, unet_calls=calls, memory_bytes={"peak_reserved": memory, "rss_peak": GIB}
-    )
-
-
-def gallery(model="koala-700m", suite="koala-core", name=None, weights="hub", n=8, steps=None, guidance=None, **more):
-    recipe = zoo.get(model).recipe
-    given = {
-        "scheduler": recipe.scheduler,
-        "steps": steps or recipe.steps,
-        "guidance": recipe.guidance if guidance is None else guidance,
-    }
-    settings = drawn_with(model, weights, recipe=given, **more)
-    return set_row(
-        f"{name or model}", id=f"{suite} {name or model}", path=f"/x/{suite}/{model}", settings=settings, n=n
-    )
-
-
-def scored(value, of=None, metric=CLIP, **more):
-    of = of or gallery(**more)
-    values = [value + 0.001 * (place % 4 - 1.5) for place in range(8)]
-    return [of, *(image_rows(of, metric, values) if metric is CLIP else [estimate_row(of, metric, value)])]
-
-
 @pytest.fixture
 def joined(tmp_path):
-    def made(bench, quality, metric=None, suite=None, against=LATENCY):
-        folder = Path(mkdtemp(dir=tmp_path))
-        ours = bench_store(folder / "bench.jsonl", CPU, *bench, environment=H200)
-        theirs = eval_store(folder / "eval.jsonl", CLIP, FID, *quality)
-        return join(measured_frame([ours]), read_quality(records.read([theirs]), metric, suite), against)
-
-    return made
+    return joining(tmp_path)
 
 
 # ---- the join
@@ -320,138 +259,3 @@ def test_memory_that_nobody_measured_is_an_error_where_it_is_asked_for(joined):
     assert joined([bare], scored(0.25)).frame["peak_memory_bytes"].isna().all()
     with pytest.raises(KoalaError, match="--against latency"):
         joined([bare], scored(0.25), against=MEMORY)
-
-
-# ---- the figure
-
-
-def many(joined, **more):
-    models = ("koala-turbo-700m", "koala-700m", "koala-1b", "ssd-1b", "sdxl")
-    bench = [timed(model, 1.0 + k, memory=(k + 1) * GIB) for k, model in enumerate(models)]
-    values = (0.20, 0.25, 0.23, 0.26, 0.27)
-    quality = [line for model, value in zip(models, values, strict=True) for line in scored(value, model=model)]
-    return joined([*bench, timed(seconds=70.0, environment="cpu", weights="hub")], quality, **more)
-
-
-def test_the_figure_has_a_panel_a_device_a_name_a_point_and_says_what_is_better(joined):
-    figure = pareto_figure._figure(many(joined))
-    gpu, cpu = figure.axes
-    assert [axis.get_title("left") for axis in figure.axes] == ["NVIDIA H200, 1024 px", "Xeon, 1024 px"]
-    assert sorted(text.get_text() for text in gpu.texts) == [
-        "koala-1b",
-        "koala-700m",
-        "koala-turbo-700m",
-        "sdxl",
-        "ssd-1b",
-    ]
-    assert gpu.get_xscale() == "log"
-    assert gpu.get_xlabel() == "latency [s per image]  (← less is better)"
-    assert gpu.get_ylabel() == "clip_score:mlperf  (higher is better →)"
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend[:5] == [
-        "Pareto front",
-        "efficient: no other beats it",
-        "beaten by another",
-        "latency of real weights",
-        "latency of random weights",
-    ]
-    assert [text for text in legend if "peak memory" in text][-1] == "peak memory, 8.00 GiB"
-    assert [text.get_text() for text in cpu.texts] == ["koala-700m"]
-
-
-def test_the_front_climbs_in_steps_through_the_efficient_points(joined):
-    found = many(joined)
-    gpu = pareto_figure._figure(found).axes[0]
-    xs, ys = gpu.lines[0].get_data()
-    corners = list(zip(xs, ys, strict=True))
-    on_front = found.frame[found.frame["efficient"] & (found.frame["device"] == "NVIDIA H200")]
-    assert all(point in corners for point in zip(on_front["latency_s"], on_front["quality"], strict=True))
-    assert all(a[0] == b[0] or a[1] == b[1] for a, b in pairwise(corners))
-    assert list(xs) == sorted(xs) and list(ys) == sorted(ys)
-
-
-@pytest.mark.parametrize(("worst", "scale"), [(19.0, "linear"), (491.0, "log")])
-def test_few_bad_values_do_not_press_the_others_against_the_edge(joined, worst, scale):
-    found = many(joined)
-    frame = found.frame.assign(quality_low=None, quality_high=None)
-    frame["quality"] = [1.0, *[worst] * (len(frame) - 1)]
-    axis = pareto_figure._figure(replace(found, frame=frame)).axes[0]
-    assert axis.get_yscale() == scale
-
-
-@pytest.mark.parametrize("against", [LATENCY, MEMORY])
-def test_the_same_rows_give_the_same_files(joined, tmp_path, against):
-    found = many(joined, against=against)
-    first, second = (draw(found, tmp_path / name) for name in ("a", "b"))
-    assert [path.name for path in first] == ["pareto.svg", "pareto.png"]
-    assert first[0].read_bytes() == second[0].read_bytes()
-
-
-def test_a_name_stays_off_a_large_point():
-    (offset,) = place_names([(200.0, 150.0)], [40.0], 9.0, (0.0, 0.0, 400.0, 300.0), radii=[12.0])
-    assert max(abs(offset[0]), abs(offset[1]) - 4.5) >= 12.0
-
-
-def test_one_point_with_a_name_that_looks_like_a_formula_is_drawn_as_it_is(joined, tmp_path):
-    found = joined([timed()], scored(0.25))
-    found.frame["model"] = found.frame["device"] = "$a_$ \\frac"
-    assert draw(found, tmp_path)
-
-
-# ---- the command
-
-
-def test_the_command_prints_the_table_and_writes_its_files(tmp_path):
-    ours = bench_store(tmp_path / "bench.jsonl", timed(), timed("sdxl", 2.0), timed("ssd-1b"), environment=H200)
-    theirs = eval_store(tmp_path / "eval.jsonl", CLIP, *scored(0.25), *scored(0.3, model="sdxl"))
-    done = bench_here("pareto", ours, "--quality", theirs, "--out", tmp_path / "out", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert (
-        "not joined: latency of ssd-1b 1024px 25 steps euler guided fp16 eager: no quality of that model" in done.stderr
-    )
-    files = [tmp_path / "out" / f"pareto.{kind}" for kind in ("svg", "png", "csv", "md")]
-    assert done.stdout.splitlines()[-4:] == list(map(str, files))
-    assert done.stdout.startswith(files[3].read_text())
-    assert pd.read_csv(files[2])["efficient"].tolist() == [True, True]
-
-
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        ([], "nothing is scored yet"),
-        (["--quality", "eval.jsonl"], "nothing is measured yet"),
-        (["bench.jsonl", "--quality", "eval.jsonl"], "nothing to join"),
-    ],
-)
-def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, args, words):
-    bench_store(tmp_path / "bench.jsonl", timed(), environment=H200)
-    eval_store(tmp_path / "eval.jsonl", CLIP, *scored(0.25, model="sdxl"))
-    done = bench_here("pareto", *args, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.slow
-def test_rows_that_a_sweep_and_a_scoring_wrote_meet(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    model = "tiny-koala-700m"
-    own = ["--models", model, "--targets", "pipeline", "--profiles", "eager", "--steps", "2"]
-    small = ["--resolutions", "64", "--repeats", "2", "--budget", "0"]
-    assert bench_here("sweep", "smoke", "--device", "cpu", *own, *small, cwd=tmp_path).returncode == 0
-    size = ["--height", "64", "--width", "64", "--steps", "2", "--device", "cpu", "--dtype", "fp32"]
-    drawing = ["sample", model, "a red apple", "--n", "2", "--weights", "random", "--out", "apples", *size]
-    assert main("koala", "", KOALA, (), drawing) == 0
-    assert (
-        main("eval", "", EVAL, (), ["score", "apples", "--metrics", "brightness", "--device", "cpu", "--workers", "0"])
-        == 0
-    )
-    done = bench_here("pareto", cwd=tmp_path)
-    assert "of brightness neither more nor less is better" in done.stderr
-    scores = tmp_path / "runs/eval/rows.jsonl"
-    scores.write_text(scores.read_text().replace('"higher_is_better": null', '"higher_is_better": true'))
-    done = bench_here("pareto", "--out", "pareto", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "not joined" not in done.stderr
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"| {model}")]
-    assert [cell.strip() for cell in line.split("|")][-4:-1] == ["yes", "random", "random"]
