@@ -61,7 +61,7 @@ EMOJI_TEACHER = ModelSpec(
     ),
     conditioning=SentenceStates(_STATES),
     autoencoder=PatchPlan(2),
-    recipe=Recipe("euler", steps=25, guidance=3.0),
+    recipe=Recipe("euler", steps=25, guidance=3.0, timestep_spacing="trailing"),
     resolution=32,
     unet_params=9_643_532,
     prediction="v_prediction",  # says something of the sample at every timestep, also where there is only noise
