@@ -1,6 +1,7 @@
 """What distilling the emoji family teaches, each lesson a table and a figure with several seeds.
 
 python scripts/emoji_lessons.py features                    # after the teacher: scripts/emoji_family.py emoji-teacher
+python scripts/emoji_lessons.py few-steps                   # after the family: scripts/emoji_family.py
 python scripts/emoji_lessons.py features --seeds 5 --steps 2000
 python scripts/emoji_lessons.py features --variants SA LF   # some of its lines (scripts/lesson_variants.py)
 python scripts/emoji_lessons.py features --part train --scale gpu --packed runs/packed --minutes 9
@@ -16,7 +17,9 @@ minutes; the same line again goes on.
 
 import argparse
 import json
+import random
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -30,7 +33,8 @@ import lesson_tables as tables
 import pandas as pd
 import torch
 from emoji_family import OUT_OF_TIME, SIZES
-from lesson_variants import LESSONS, Lesson
+from lesson_tables import Metric
+from lesson_variants import LESSONS, Captions, Lesson
 from matplotlib import pyplot as plt
 
 from koala.distill import runs
@@ -41,7 +45,7 @@ from koala.distill.kd import Distillation, Weights
 from koala.distill.training import train
 from koala.errors import KoalaError
 from koala.harness import figures
-from koala.harness.files import write_whole
+from koala.harness.files import write_folder, write_whole
 from koala.harness.tables import to_csv, to_markdown
 from koala.models import zoo
 from koala.models.load import load
@@ -49,16 +53,18 @@ from koala.models.load import load
 ROOT = judging.ROOT
 WORKING, PUBLISHED = ROOT / "runs/lessons", ROOT / "results/lessons"
 _DRAWS_S = 90.0  # which drawing may take after the last training
-DRAWN, DRAWN_IN = 200, "drawn.json"  # captions that every student draws; where they are
+TABLE = "metadata.jsonl"
+DRAWN, DRAWN_IN = 200, "drawn.json"  # captions that every student draws, those that are held out first; where they are
 BATCH = 32  # held-out images that are predicted together
-STEPS = {"cpu": 400, "gpu": 2000}
+STEPS = {"cpu": 250, "gpu": 2000}
 OUTPUT = "output-KD loss"
-METRICS = {  # the columns: whether more is better
-    OUTPUT: False,
-    "kd_dinov2s_imgfocus": False,
-    "kd_effnet_lite0": False,
-    "toyclip_score": True,
-    "toyclip_accuracy": True,
+METRICS = {
+    OUTPUT: Metric("output-KD loss", higher=False),
+    "kd_dinov2s_imgfocus": Metric("KD, DINOv2-S", higher=False),
+    "kd_effnet_lite0": Metric("KD, EfficientNet-Lite0", higher=False),
+    "toyclip_score": Metric("toyclip score", higher=True),
+    "toyclip_accuracy:gender@held-out": Metric("gender right, unseen", higher=True),
+    "toyclip_accuracy:tone@held-out": Metric("tone right, unseen", higher=True),
 }
 
 
@@ -88,14 +94,16 @@ def main() -> int:
     jobs = {(name, seed): variant_run(chosen.lesson, name, seed, steps, size) for seed in seeds for name in names}
     if chosen.part != "judge":
         deadline = time.monotonic() + 60 * chosen.minutes
+        for name, captions in lesson.caches.items():
+            encode(f"{name}{size}", images_of(captions), f"emoji-teacher{size}", captions.columns, captions.joined)
         done = train_all(list(jobs.values()), 1 if size else chosen.processes, deadline - _DRAWS_S)
-        draw([run for run in jobs.values() if finished(run)])
+        draw([run for run in jobs.values() if finished(run)], lesson)
         if not done:
             return OUT_OF_TIME
     if chosen.part != "train":
         place = (WORKING if chosen.variants else PUBLISHED) / f"emoji-{chosen.lesson}{size}"
         command = f"{chosen.lesson} --scale {chosen.scale} --seeds {chosen.seeds} --steps {steps}"
-        publish(place, lesson, judged(jobs), command)
+        publish(place, lesson, judged(jobs, lesson), command)
     return 0
 
 
@@ -105,8 +113,11 @@ def variant_run(name: str, variant: str, seed: int, steps: int, size: str = "") 
     slug = re.sub(r"[^a-z0-9]+", "-", variant.lower()).strip("-")
     own = {"steps": steps, "seed": seed, "warmup": steps // 10, "save_every": steps, "sample_every": 0}
     out = WORKING / f"{name}{size}-{steps}/{slug}-{seed}"
-    fixed = {"ema_decay": 0.99, "tracker": "none", "out": out}
-    return replace(runs.get(lesson.run + size), **{**lesson.common, **own, **fixed, **lesson.names[variant].changes})
+    line = lesson.names[variant]
+    base = runs.get((line.run or lesson.run) + size)
+    fixed = {"ema_decay": 0.99 if base.ema_decay else 0.0, "tracker": "none", "out": out}
+    changes = {k: v.format(size=size) if isinstance(v, str) else v for k, v in line.changes.items()}
+    return replace(base, **{**lesson.common, **own, **fixed, **changes})
 
 
 def train_all(todo: Sequence[Run], processes: int, deadline: float) -> bool:
@@ -132,26 +143,37 @@ def train_one(run: Run) -> Path:
     return run.folder
 
 
-def draw(trained: Sequence[Run]) -> None:
+def draw(trained: Sequence[Run], lesson: Lesson) -> None:
     """Draw with every student, and keep where the images are and how far it is from its teacher."""
     missing = [run for run in trained if not (run.folder / DRAWN_IN).is_file()]
-    if missing:
-        galleries = judging.draw([str(run.folder / "final") for run in missing], side_of(missing), limit=DRAWN)
-        for run, gallery in zip(missing, galleries, strict=True):
-            kept = {"gallery": str(gallery.relative_to(ROOT)), OUTPUT: output_loss(run)}
-            write_whole(run.folder / DRAWN_IN, json.dumps(kept) + "\n")
+    if not missing:
+        return
+    models, places = [str(run.folder / "final") for run in missing], [dict[int, str]() for _ in missing]
+    for steps in lesson.sampled or (0,):
+        options = ("--steps", str(steps)) if steps else ()
+        galleries = judging.draw(models, side_of(missing), *options, limit=DRAWN)
+        for place, gallery in zip(places, galleries, strict=True):
+            place[steps] = str(gallery.relative_to(ROOT))
+    for run, place in zip(missing, places, strict=True):
+        kept = {"galleries": place} | ({OUTPUT: output_loss(run)} if lesson.compared else {})
+        write_whole(run.folder / DRAWN_IN, json.dumps(kept) + "\n")
 
 
-def judged(jobs: dict[tuple[str, int], Run]) -> pd.DataFrame:
-    """A row for each variant, seed and metric."""
+def judged(jobs: dict[tuple[str, int], Run], lesson: Lesson) -> pd.DataFrame:
+    """A row for each line of the table, seed and metric."""
     kept = {job: json.loads((run.folder / DRAWN_IN).read_text(encoding="utf-8")) for job, run in jobs.items()}
-    galleries = {job: ROOT / of_one["gallery"] for job, of_one in kept.items()}
-    judging.score(list(galleries.values()), side_of(jobs.values()), [name for name in METRICS if name != OUTPUT])
+    galleries = {
+        (variant, seed, int(steps)): ROOT / place
+        for (variant, seed), of_one in kept.items()
+        for steps, place in of_one["galleries"].items()
+    }
+    judging.score(list(galleries.values()), side_of(jobs.values()))
     numbers, rows = judging.numbers(), []
-    for (variant, seed), gallery in galleries.items():
+    for (variant, seed, steps), gallery in galleries.items():
         own = numbers[numbers["path"] == str(gallery)].set_index("metric")["value"]
-        values = {OUTPUT: kept[variant, seed][OUTPUT]} | {name: own[name] for name in METRICS if name in own.index}
-        rows += [{"variant": variant, "seed": seed, "metric": name, "value": value} for name, value in values.items()]
+        values = {OUTPUT: kept[variant, seed].get(OUTPUT)} | {name: own[name] for name in METRICS if name in own.index}
+        line = {"line": lesson.line(variant, steps), "variant": variant, "steps": steps, "seed": seed}
+        rows += [line | {"metric": name, "value": value} for name, value in values.items() if value is not None]
     return pd.DataFrame(rows)
 
 
@@ -176,21 +198,42 @@ def output_loss(run: Run) -> float:
 
 def held_out(teacher: str) -> Path:
     """The cache of held-out images at the size of a teacher."""
-    folder = ROOT / f"{runs.get(teacher).data}-held-out"
+    return encode(f"{runs.get(teacher).data}-held-out", judging.ART / "held-out", teacher, "text")
+
+
+def encode(cache: str, images: Path, model: str, columns: str, joined: str = "each") -> Path:
+    """A cache of images and their captions, made where it is missing."""
+    folder = ROOT / cache
     if not (folder / "empty.safetensors").is_file():
-        options = ("--model", teacher, "--caption-columns", "text", "--interpolation", "lanczos")
-        judging.run("koala", "encode", str(judging.ART / "held-out"), *options, "--out", str(folder))
+        options = ("--model", model, "--caption-columns", columns, "--captions", joined, "--interpolation", "lanczos")
+        judging.run("koala", "encode", str(images), *options, "--batch-size", "64", "--out", str(folder))
+    return folder
+
+
+def images_of(captions: Captions) -> Path:
+    """The training images, or a folder of so many of them by lot."""
+    train = judging.ART / "train"
+    if not captions.images:
+        return train
+    folder = ROOT / f"runs/data/emoji-{captions.images}"
+    lines = (train / TABLE).read_text(encoding="utf-8").splitlines()
+    for line in (some := random.Random(0).sample(lines, captions.images)):
+        name = json.loads(line)["file_name"]
+        write_folder((folder / name).parent)
+        shutil.copyfile(train / name, folder / name)
+    write_whole(folder / TABLE, "\n".join(some) + "\n")
     return folder
 
 
 def publish(place: Path, lesson: Lesson, rows: pd.DataFrame, command: str) -> None:
     """Write the rows, the page and the figure."""
-    said = tables.claims(rows, lesson, METRICS)
+    metrics = {name: metric for name, metric in METRICS.items() if name in set(rows["metric"])}
+    said = tables.claims(rows, lesson, metrics)
     page = [
         f"# {lesson.title}",
         f"`{lesson.run}`, {DRAWN} captions drawn; made by `python scripts/emoji_lessons.py {command}`. {lesson.about} "
         "Intervals are 95% over seeds (Student's t).",
-        tables.table(rows, lesson, METRICS),
+        tables.table(rows, lesson, metrics),
         "## What the papers say, and what came out here",
         "By the interval of the differences between the two variants over seeds, metric by metric; where it holds 0 "
         "the claim cannot be told at this size.",
@@ -199,7 +242,7 @@ def publish(place: Path, lesson: Lesson, rows: pd.DataFrame, command: str) -> No
     write_whole(place.with_suffix(".csv"), to_csv(rows))
     write_whole(place.with_suffix(".md"), "\n\n".join(page) + "\n")
     with plt.rc_context(figures.STYLE):
-        figures.save(tables.figure(rows, lesson, METRICS), place)
+        figures.save(tables.figure(rows, lesson, metrics), place)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ import emoji_judging
 import emoji_lessons
 import emoji_results
 import lesson_tables
-from lesson_variants import LESSONS, Claim
+from lesson_variants import LESSONS, Captions, Claim
 
+from koala.distill import emoji_runs
 from koala.distill.final import unet_digest
 from koala.distill.matching import pairs
 from koala.distill.model_card import LOSSES
@@ -53,8 +54,11 @@ def test_variants_have_folders_of_their_own(lesson):
 
 def rows(**values):
     """A metric's value of each variant, by seed."""
-    lines = [(name, seed, "m", value) for name, of in values.items() for seed, value in enumerate(of)]
-    return pd.DataFrame(lines, columns=["variant", "seed", "metric", "value"])
+    lines = [(name, name, seed, "m", value) for name, of in values.items() for seed, value in enumerate(of)]
+    return pd.DataFrame(lines, columns=["line", "variant", "seed", "metric", "value"])
+
+
+METRIC = {"m": lesson_tables.Metric("loss", higher=False)}
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=9))
@@ -92,11 +96,51 @@ def test_seeds_are_paired():
 
 def test_the_table_has_a_line_a_variant_that_ran_and_the_figure_a_panel_a_metric():
     lines = rows(**{"SA": [1.0, 1.1], "CA": [2.0, 2.2]})
-    page = lesson_tables.table(lines, FEATURES, {"m": False})
+    page = lesson_tables.table(lines, FEATURES, METRIC)
     assert "| SA " in page and "26.74" in page and "| CA " in page and "| LF " not in page
-    assert [axis.get_title() for axis in lesson_tables.figure(lines, FEATURES, {"m": False}).axes] == [
-        "m\n(lower is better)"
-    ]
+    figure = lesson_tables.figure(lines, FEATURES, METRIC)
+    assert [axis.get_title() for axis in figure.axes] == ["loss\n[lower]"]
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["CA", "SA"]
+
+
+def test_where_students_draw_in_several_numbers_of_steps_a_line_is_of_one_number_and_the_figure_has_curves():
+    lesson = LESSONS["teacher"]
+    lines = pd.DataFrame(
+        [
+            {"line": lesson.line(name, n), "variant": name, "steps": n, "seed": seed, "metric": "m", "value": n + seed}
+            for name in lesson.names
+            for n in lesson.sampled
+            for seed in (0, 1)
+        ]
+    )
+    assert lesson_tables.table(lines, lesson, METRIC).count("\n| teacher of") == len(lesson.names) * len(lesson.sampled)
+    assert len(lesson_tables.claims(lines, lesson, METRIC)) == len(lesson.sampled) + 1
+    curves = lesson_tables.figure(lines, lesson, METRIC).axes[0].get_lines()
+    assert [curve.get_label() for curve in curves] == list(lesson.names)
+    assert list(curves[0].get_xdata()) == list(lesson.sampled)
+    assert list(curves[0].get_ydata()) == [n + 0.5 for n in lesson.sampled]
+
+
+def test_names_of_the_larger_size_are_those_that_a_variant_reads():
+    assert emoji_lessons.variant_run("teacher", "teacher of 4 steps", 0, 9, "-64").teacher == "emoji-teacher-4step-64"
+    assert emoji_lessons.variant_run("teacher", "teacher of 4 steps", 0, 9).teacher == "emoji-teacher-4step"
+    assert emoji_lessons.variant_run("few-steps", "4 steps: all", 0, 9, "-64").student == "emoji-koala-4step-64"
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_what_variants_read_beside_the_family_is_made_first(lesson):
+    read = {emoji_lessons.variant_run(lesson, name, 0, 9).data for name in LESSONS[lesson].names}
+    assert read - {emoji_runs.DATA} == set(LESSONS[lesson].caches)
+
+
+def test_images_by_lot_are_the_same_each_time_and_have_their_captions(root):
+    lot = Captions("text", images=3)
+    folder = emoji_lessons.images_of(lot)
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    assert len(rows) == 3 and all((folder / row["file_name"]).read_bytes() for row in rows)
+    before = (folder / "metadata.jsonl").read_bytes()
+    assert (emoji_lessons.images_of(lot) / "metadata.jsonl").read_bytes() == before
+    assert emoji_lessons.images_of(Captions("text")) == root / "train"
 
 
 @pytest.fixture
@@ -113,6 +157,7 @@ def root(tmp_path, monkeypatch):
             )
         (tmp_path / part / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     monkeypatch.setattr(emoji_judging, "ROOT", tmp_path)
+    monkeypatch.setattr(emoji_lessons, "ROOT", tmp_path)
     monkeypatch.setattr(emoji_judging, "ART", tmp_path)
     monkeypatch.setattr(emoji_judging, "PARTS", {"held-out": None, "train": 5})
     return tmp_path
@@ -174,14 +219,14 @@ def test_a_lesson_is_judged_by_what_training_left_without_the_models(tmp_path, m
     lines = []
     for seed, run in enumerate(jobs.values()):
         run.folder.mkdir()
-        kept = {"gallery": f"gallery-{seed}", emoji_lessons.OUTPUT: 0.1 + seed}
+        kept = {"galleries": {10: f"gallery-{seed}"}, emoji_lessons.OUTPUT: 0.1 + seed}
         (run.folder / emoji_lessons.DRAWN_IN).write_text(json.dumps(kept))
         path = str(emoji_lessons.ROOT / f"gallery-{seed}")
         lines += [{"path": path, "metric": "toyclip_score", "value": 0.5 + seed}]
     scored = []
-    monkeypatch.setattr(emoji_judging, "score", lambda galleries, side, metrics: scored.extend([*galleries, side]))
+    monkeypatch.setattr(emoji_judging, "score", lambda galleries, side: scored.extend([*galleries, side]))
     monkeypatch.setattr(emoji_judging, "numbers", lambda: pd.DataFrame(lines))
-    found = emoji_lessons.judged(jobs)
+    found = emoji_lessons.judged(jobs, FEATURES)
     assert scored == [emoji_lessons.ROOT / "gallery-0", emoji_lessons.ROOT / "gallery-1", 32]
     assert found.pivot(index="seed", columns="metric", values="value").to_dict() == {
         emoji_lessons.OUTPUT: {0: 0.1, 1: 1.1},
