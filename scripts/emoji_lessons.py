@@ -54,7 +54,10 @@ ROOT = judging.ROOT
 WORKING, PUBLISHED = ROOT / "runs/lessons", ROOT / "results/lessons"
 _DRAWS_S = 90.0  # which drawing may take after the last training
 TABLE = "metadata.jsonl"
-DRAWN, DRAWN_IN = 200, "drawn.json"  # captions that every student draws, those that are held out first; where they are
+DRAWN, DRAWN_IN = (
+    200,
+    "drawn.json",
+)  # captions that every student draws, every second one of those that are judged; where they are
 BATCH = 32  # held-out images that are predicted together
 STEPS = {"cpu": 250, "gpu": 2000}
 OUTPUT = "output-KD loss"

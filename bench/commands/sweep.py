@@ -48,8 +48,8 @@ class Options:
     """Named sweep: auto, cpu, paper, profiles, cards, batches, resolutions or smoke; the flags below select from it and
     override it."""
     models: Names = ()
-    """Models of the zoo (`python -m koala models`), or folders of some that were trained here; tiny-NAME is a small
-    twin."""
+    """Models of the zoo (`python -m koala models`), a pattern such as 'koala-*', or folders of some that were
+    trained here; tiny-NAME is a small twin."""
     pipeline: Names = ()
     """Any diffusers text-to-image pipelines as black boxes, by folder or hub id; alone, or beside --models. A folder of
     configurations without weights gets random ones."""
@@ -142,10 +142,12 @@ def overridden(plan: Sweep, options: Options) -> Sweep:
         for name in ("models", "targets", "resolutions", "batch_sizes", "dtypes", "steps", "profiles", "vram", "device")
         if getattr(options, name)
     }
+    if options.models:
+        given["models"] = zoo.matching(options.models)
     if options.pipeline:
         if not options.models and (options.profiles or options.targets):
             raise KoalaError("a pipeline is timed as it comes, prompt to image: --profiles and --targets need --models")
-        given |= {"pipelines": options.pipeline, "models": options.models}
+        given = {"models": ()} | given | {"pipelines": options.pipeline}
     rule: dict[str, Any] = {"repeats": options.repeats, "warmup": options.warmup, "budget_s": options.budget}
     for name, least in (("repeats", 1), ("warmup", 0), ("budget", 0), ("timeout", 0), ("processes", 1)):
         value = getattr(options, name)

@@ -37,7 +37,7 @@ class Options:
     suite: str = ""
     """Prompt suite (`python -m eval suites`), or a file of your own: .txt (a prompt a line), .csv, .jsonl, .toml."""
     models: Annotated[Names, tyro.conf.arg(aliases=["--model"])] = ()
-    """Models of the zoo, or folders of models that were trained here."""
+    """Models of the zoo, a pattern such as 'koala-*', or folders of models that were trained here."""
     images_per_prompt: int = 1
     """Images of each prompt, with one seed after the other."""
     seed: int = 0
@@ -103,10 +103,11 @@ def _draw(options: Options, suite: "Suite", folder: Path, us: "Processes", conso
     from eval.generation.fill import Job, fill
     from eval.generation.pictures import pictures
     from eval.generation.variants import Axes, variants
+    from koala.models import zoo
 
     console = console if us.first else Console(quiet=True)
     axes = Axes(
-        options.models,
+        zoo.matching(options.models),
         options.steps,
         options.guidance,
         options.resolutions,

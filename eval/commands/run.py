@@ -37,7 +37,7 @@ class Options:
     protocol: str = ""
     """koala, bk-sdm, segmind, dmd2-coco10k, dmd2-coco30k, mlperf, geneval, compbench."""
     models: Annotated[Names, tyro.conf.arg(aliases=["--model"])] = ()
-    """Models of the zoo, or folders of models that were trained here."""
+    """Models of the zoo, a pattern such as 'koala-*', or folders of models that were trained here."""
     limit: int | None = None
     """A small trial: so many prompts of each suite."""
     resolution: int | None = None
@@ -81,11 +81,12 @@ def run(options: Options) -> int:
     from eval.generation.processes import processes
     from eval.protocol_run import Run
     from koala.commands.sample import chosen_device
+    from koala.models import zoo
 
     job = Run(
         options.protocol,
         protocol,
-        options.models,
+        zoo.matching(options.models),
         options.out,
         options.limit,
         options.weights,

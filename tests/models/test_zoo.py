@@ -203,3 +203,26 @@ def test_a_twin_has_the_topology_of_its_model_and_few_weights(name):
     with torch.device("meta"):
         smaller = 50 if name in PUBLISHED_PARAMS else 2
         assert count_params(build_unet(twin.unet)) * smaller < spec.unet_params
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        (("sdxl", "koala-700m", "sdxl"), ("sdxl", "koala-700m")),
+        (("dmd2-sdxl-?step",), ("dmd2-sdxl-4step", "dmd2-sdxl-1step")),
+        (("koala-1b", "koala-1b*"), ("koala-1b", "koala-1b-llava-cap")),
+        (("tiny-segmind-s*",), ("tiny-segmind-small-sd",)),
+        (("runs/train/[x]/final",), ("runs/train/[x]/final",)),
+        (("nobody",), ("nobody",)),
+    ],
+)
+def test_a_pattern_stands_for_the_models_that_it_matches_each_once(asked, found):
+    assert set(zoo.matching(asked)) == set(found) and len(zoo.matching(asked)) == len(found)
+    assert zoo.matching(asked)[0] == found[0]
+
+
+def test_a_pattern_matches_all_that_begins_so_without_twins_and_one_that_matches_nothing_is_an_error():
+    assert set(zoo.matching(("emoji-*",))) == {name for name in zoo.names() if name.startswith("emoji-")}
+    assert zoo.matching(("*",)) == tuple(zoo.names())
+    with pytest.raises(UnknownName, match=r"unknown model 'kola-\*'.*koala-700m"):
+        zoo.matching(("kola-*",))

@@ -5,6 +5,8 @@ model that was trained here stands for it.
 """
 
 import pkgutil
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib import import_module
 
@@ -34,6 +36,23 @@ def known(name: str) -> bool:
     """Whether an entry, or a twin of one, is called `name`."""
     plain = name.removeprefix(TWIN_PREFIX)
     return aliases.MODELS.get(plain, plain) in _entries()
+
+
+def matching(asked: Iterable[str]) -> tuple[str, ...]:
+    """The models that are asked for, each once, a pattern such as `emoji-*` standing for those that it matches.
+
+    Twins match where the pattern begins with `tiny-`. A `KoalaError` where it matches nothing; names stay as they are.
+    """
+    found: dict[str, None] = {}
+    for name in asked:
+        if known(name) or not set("*?[") & set(name) or local.is_path(name):
+            found[name] = None
+            continue
+        everything = [TWIN_PREFIX + n for n in names()] if name.startswith(TWIN_PREFIX) else names()
+        if not (those := [n for n in everything if fnmatchcase(n, name)]):
+            raise UnknownName("model", name, everything)
+        found |= dict.fromkeys(those)
+    return tuple(found)
 
 
 def get(name: str) -> ModelSpec:
