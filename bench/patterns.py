@@ -71,7 +71,9 @@ def two_groups(samples: Sequence[float]) -> str | None:
     the curve lies close above the 95% quantiles of 20,000 such draws of 6 to 30 samples and of fewer of up to 500.
     """
     n = len(samples)
-    if n < FEWEST or sqrt(n) * dip(samples) <= 0.55 - 0.33 / sqrt(n):
+    if n < FEWEST or max(samples) - min(samples) < GROUPS_APART * min(samples):
+        return None
+    if sqrt(n) * dip(samples) <= 0.55 - 0.33 / sqrt(n):
         return None
     ordered, fewest = sorted(samples), max(2, round(GROUP_SHARE * n))
     split = min(range(fewest, n - fewest + 1), key=lambda i: _scatter(ordered[:i]) + _scatter(ordered[i:]))

@@ -5,7 +5,7 @@ It imports no torch: a GPU context or an out-of-memory kill belongs to one case 
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -56,9 +56,20 @@ def row_key(row: Row, known: Records) -> str:
 
 def finished_rows(known: Records, jobs: Sequence[Job], here: Row) -> dict[Job, Row]:
     """The row of each job that needs no further measuring in the environment `here`."""
-    latest = known.of_kind("bench").latest(lambda row: row_key(row, known))
+    latest = _about(known, jobs).latest(lambda row: row_key(row, known))
     rows = {job: latest.get(case_key(job.case, here, job.process)) for job in jobs}
     return {job: row for job, row in rows.items() if row is not None and row["status"] in SETTLED}
+
+
+def _about(known: Records, jobs: Sequence[Job]) -> Records:
+    """The bench rows that may be of these jobs, told cheaply: keys of a hundred thousand others take seconds."""
+    asked = {(job.case.model, job.case.target, job.case.resolution) for job in jobs}
+    rows = [row for row in known.of_kind("bench").rows if _subject(row["case"]) in asked]
+    return replace(known, rows=rows)
+
+
+def _subject(case: Row) -> tuple:
+    return case["model"], case["target"], case["resolution"]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """How many times faster a row is than SDXL, and than stock diffusers, under the same conditions."""
 
+from functools import cache
+
 import pandas as pd
 
 from bench.profiles import DIFFUSERS
@@ -9,10 +11,12 @@ from koala.models.twin import TWIN_PREFIX
 
 BASELINE = "sdxl"
 OWN_STEPS = "own"
+_BASELINES = (BASELINE, TWIN_PREFIX + BASELINE)
 _SAME = (
     *("target", "resolution", "batch_size", "dtype", "vram_bytes"),
     *("device_name", "driver", "threads", "torch", "diffusers"),
 )
+_READ = ("model", "steps", "profile", "latency_s", *_SAME)
 
 Key = tuple[object, ...]
 
@@ -22,14 +26,15 @@ def speedups_vs_sdxl(frame: pd.DataFrame) -> list[float | None]:
 
     Of pipelines, a model in its recipe's own steps is held against SDXL in its own; else both take the same number.
     """
-    lines = [(line, key) for line in _lines(frame) for key in _step_keys(line)]
-    known = {(line["model"], line["profile"], key, _conditions(line)): line["latency_s"] for line, key in lines}
+    lines = _lines(frame)
+    keyed = [(line, key) for line in lines if line["model"] in _BASELINES for key in _step_keys(line)]
+    known = {(line["model"], line["profile"], key, _conditions(line)): line["latency_s"] for line, key in keyed}
 
     def speedup(line: dict) -> float | None:
         own = (known.get((_baseline(line["model"]), line["profile"], k, _conditions(line))) for k in _step_keys(line))
         return _ratio(next((latency for latency in own if latency is not None), None), line["latency_s"])
 
-    return [speedup(line) for line in _lines(frame)]
+    return [speedup(line) for line in lines]
 
 
 def speedups_vs_diffusers(frame: pd.DataFrame) -> list[float | None]:
@@ -45,8 +50,9 @@ def speedups_vs_diffusers(frame: pd.DataFrame) -> list[float | None]:
 
 
 def _lines(frame: pd.DataFrame) -> list[dict]:
-    """The rows with None where nothing is known, so that equal unknowns are equal."""
-    return [{k: None if pd.isna(v) else v for k, v in line.items()} for line in frame.to_dict("records")]
+    """What is read of the rows, with None where nothing is known, so that equal unknowns are equal."""
+    columns = [frame[name].astype(object).where(frame[name].notna(), None) for name in _READ]
+    return [dict(zip(_READ, line, strict=True)) for line in zip(*columns, strict=True)]
 
 
 def _conditions(line: dict) -> Key:
@@ -59,6 +65,7 @@ def _step_keys(line: dict) -> list[Key]:
     return [*own, (line["steps"],)]
 
 
+@cache
 def _own_steps(model: str) -> int | None:
     try:
         return zoo.get(model).recipe.steps

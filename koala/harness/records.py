@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from koala.errors import KoalaError
 
 SCHEMA = 2
@@ -91,9 +93,12 @@ def _first_line_torn(lines: list[bytes]) -> bool:
 
 def _parse(line: bytes) -> Row | None:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError:  # also of what is JSON to Python alone, such as numbers beyond 64 bits
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            return None
     known = isinstance(row, dict) and isinstance(row.get("kind"), str)
     return row if known and ("id" in row if row["kind"] == "environment" else True) else None
 

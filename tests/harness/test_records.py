@@ -215,3 +215,10 @@ def test_a_bench_row_of_the_first_schema_ran_under_the_only_profile_there_was(pa
 def test_rows_without_a_bench_case_pass_through_the_first_upgrade(path, old):
     append(path, old | {"schema": 1})
     assert read([path]).rows == [old | {"schema": 2}]
+
+
+@pytest.mark.parametrize("value", [2**70, "\ud800", 1e400, -0.0, "é\u2028", 10**-300, [[[]]] * 3])
+def test_whatever_python_writes_as_json_is_read_back(path, value):
+    path.write_text(json.dumps({"kind": "bench", "value": value}) + "\n")
+    (row,) = records.read([path]).rows
+    assert row["value"] == value
