@@ -14,6 +14,7 @@ COMMANDS = {
     "roofline": Command("bench.commands.roofline", "measured cases against what the device could do at most"),
     "pareto": Command("bench.commands.pareto", "quality beside latency and memory: which models no other one beats"),
     "check": Command("bench.commands.check", "examine this machine before a sweep, and say what to change"),
+    "report": Command("bench.commands.report", "tables, figures and one page of all published rows"),
     "publish": Command("bench.commands.publish", "copy finished rows and tables to results/"),
 }
 EXAMPLES = (

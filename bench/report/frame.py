@@ -50,7 +50,12 @@ def latest_rows(records: Records) -> list[Row]:
 
 def to_frame(rows: Sequence[Row], records: Records) -> pd.DataFrame:
     """One line a case, however many processes measured it; empty cells were not measured."""
-    frame = pd.DataFrame([_line(row, records.environment(row)) for row in whole_cases(rows, records)])
+    return frame_of_cases(whole_cases(rows, records), records).reset_index(drop=True)
+
+
+def frame_of_cases(cases: Sequence[Row], records: Records) -> pd.DataFrame:
+    """The frame of whole cases in the order of tables; its index is the place in `cases`."""
+    frame = pd.DataFrame([_line(row, records.environment(row)) for row in cases])
     if frame.empty:
         return frame
     add_rates(frame)
@@ -58,7 +63,7 @@ def to_frame(rows: Sequence[Row], records: Records) -> pd.DataFrame:
     frame.insert(after, "speedup_vs_sdxl", speedups_vs_sdxl(frame))
     frame.insert(after + 1, "speedup_vs_diffusers", speedups_vs_diffusers(frame))
     order = ["device_name", "target", "resolution", "batch_size", "dtype", "steps", "vram_bytes", "latency_s"]
-    return frame.sort_values(order, kind="stable", na_position="last").reset_index(drop=True)
+    return frame.sort_values(order, kind="stable", na_position="last")
 
 
 def add_rates(frame: pd.DataFrame) -> None:

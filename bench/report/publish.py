@@ -1,19 +1,17 @@
-"""From working rows to what people cite: `results/<device>/` with rows, CSV, markdown and the device's roofline."""
+"""From working rows to what people cite: `results/<device>/` with rows, CSV, markdown and figures."""
 
 import json
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from bench.report import devices
 from bench.report.frame import latest_rows, to_frame
-from bench.report.roofline_figure import draw
-from bench.report.table import render_markdown
 from bench.sweep import FINISHED
 from koala.errors import KoalaError
 from koala.harness import environment, records
 from koala.harness.files import write_whole
 from koala.harness.records import Records, Row
-from koala.harness.tables import to_csv
 from koala.models.twin import TWIN_PREFIX
 
 
@@ -59,7 +57,5 @@ def _publish_device(folder: Path, rows: list[Row], fresh: Records) -> Path:
     frame = to_frame(kept, merged)
     lines = [json.dumps(line) + "\n" for line in (*named.values(), *kept)]
     write_whole(file, "".join(lines))
-    write_whole(folder / "bench.csv", to_csv(frame))
-    write_whole(folder / "bench.md", render_markdown(frame))
-    draw(frame, folder.parent)
+    devices.render(frame, folder.parent)
     return folder

@@ -42,7 +42,7 @@ def comparison(published: pd.DataFrame, stores: Sequence[Path]) -> str:
             "",
             "## Same model, resolution, precision and steps",
             "",
-            to_markdown(_cells(published, measured)),
+            to_markdown(beside(published, measured)),
             "",
             "- Cells are `latency in s | memory`. Published memory is in GB as the figure labels it (K-fig7: Fig. 7 of "
             "the paper, which does not say what kind of peak it is); measured memory is torch's peak reserved, in GiB.",
@@ -68,7 +68,8 @@ def comparison(published: pd.DataFrame, stores: Sequence[Path]) -> str:
     )
 
 
-def _cells(published: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+def beside(published: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+    """A line a published model and a column a device, the published ones first; cells are text."""
     whole = measured if measured.empty else measured[measured["vram_bytes"].isna()]
     columns = [] if whole.empty else list(whole.groupby(["device_name", "profile"], sort=False))
     lines = []

@@ -53,6 +53,11 @@ def read_quality(known: Records, metric: str | None = None, suite: str | None = 
     )
 
 
+def metrics_of(known: Records) -> list[str]:
+    """The metrics by which rows hold scores, as `read_quality` takes them."""
+    return sorted(set(_labels(collect(known)).values()))
+
+
 def suite_of(line: Line) -> str:
     """The folder that a gallery lies in, which `eval generate` calls by the suite; empty where rows name no folder."""
     return Path(line["path"] or "").parent.name
@@ -60,9 +65,8 @@ def suite_of(line: Line) -> str:
 
 def _ids(scored: Scored, name: str | None) -> set[str]:
     """The metrics that `name` stands for; None is the only one there is."""
-    used = {key[1] for key in scored.scores} | {key[1] for key in scored.estimates}
-    labels = {id: plain(scored.metrics[id].get("label") or scored.metrics[id].get("metric")) for id in sorted(used)}
-    known = sorted(set(labels.values()))
+    labels = _labels(scored)
+    used, known = set(labels), sorted(set(labels.values()))
     if not known:
         raise KoalaError("no score is among the rows of quality; `python -m eval score` makes some")
     if name is None:
@@ -74,6 +78,12 @@ def _ids(scored: Scored, name: str | None) -> set[str]:
     if not chosen:
         raise UnknownName("metric", name, known)
     return chosen
+
+
+def _labels(scored: Scored) -> dict[str, str]:
+    """What each metric that has scores is called."""
+    used = {key[1] for key in scored.scores} | {key[1] for key in scored.estimates}
+    return {id: plain(scored.metrics[id].get("label") or scored.metrics[id].get("metric")) for id in sorted(used)}
 
 
 def _only(scored: Scored, ids: set[str]) -> Scored:

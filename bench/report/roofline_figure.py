@@ -21,6 +21,7 @@ from koala.harness.tables import significant
 from koala.sampling.profiles import EAGER
 
 MOST_LABELS = 40  # beyond, names would hide the points
+MOST_DRAWN, MOST_KEYS = 2000, 24  # beyond, points are one picture, and the legend leaves out the rest
 # Of Okabe and Ito's palette, which colour-blind readers tell apart.
 _COLOURS = {"fp32": "#0072b2", "bf16": "#d55e00", "fp16": "#009e73"}
 _DASHES = {"bf16": (0, (4, 3))}  # its roof is often that of fp16, which then shows between the dashes
@@ -43,24 +44,28 @@ def _figure(device: str, group: pd.DataFrame) -> Figure:
     figure = Figure(figsize=_SIZE_INCHES, facecolor="white", layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
     axis = figure.subplots()
     roofs = {dtype: _roof(rows) for dtype, rows in group.groupby("dtype", sort=True)}
-    marks = {key: _MARKERS[place % len(_MARKERS)] for place, key in enumerate(sorted({*map(_mark, _lines(group))}))}
+    marks = {key: _MARKERS[place % len(_MARKERS)] for place, key in enumerate(sorted(_marked(group)))}
     _limits(axis, group, list(roofs.values()))
     handles = [_draw_roof(axis, dtype, *roof) for dtype, roof in roofs.items()]
-    for line in _lines(group):
+    for (target, resolution, batch, dtype), rows in group.groupby(["target", "resolution", "batch_size", "dtype"]):
         axis.plot(
-            [line["flop_per_byte"]],
-            [line["achieved_flops_per_s"] / 1e12],
-            marks[_mark(line)],
-            color=_COLOURS[line["dtype"]],
+            rows["flop_per_byte"],
+            rows["achieved_flops_per_s"] / 1e12,
+            marks[target, int(resolution), int(batch)],
+            linestyle="none",
+            color=_COLOURS[dtype],
             markersize=5.5,
             markeredgecolor="white",
             markeredgewidth=0.6,
             zorder=3,
+            rasterized=len(group) > MOST_DRAWN,
         )
     handles += [
         Line2D([], [], marker=marker, color=FAINT, markersize=5.5, linestyle="none", label=_mark_text(key))
-        for key, marker in marks.items()
+        for key, marker in list(marks.items())[:MOST_KEYS]
     ]
+    if len(marks) > MOST_KEYS:
+        handles.append(Line2D([], [], linestyle="none", label=f"and {len(marks) - MOST_KEYS} more"))
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8)
     _decorate(figure, axis, device, group)
     figure.draw_without_rendering()  # settles where things are, before names look for a free place
@@ -74,8 +79,10 @@ def _lines(group: pd.DataFrame) -> list[dict[Any, Any]]:
     return group.to_dict("records")
 
 
-def _mark(line: dict[Any, Any]) -> tuple[str, int, int]:
-    return line["target"], int(line["resolution"]), int(line["batch_size"])
+def _marked(group: pd.DataFrame) -> set[tuple[str, int, int]]:
+    """What is told apart by markers: target, resolution and batch size."""
+    unlike = group[["target", "resolution", "batch_size"]].drop_duplicates()
+    return {(target, int(side), int(batch)) for target, side, batch in unlike.itertuples(index=False)}
 
 
 def _mark_text(key: tuple[str, int, int]) -> str:
@@ -131,8 +138,7 @@ def _label(axis: Axes, group: pd.DataFrame, roofs: list[tuple[float, float]]) ->
     """Name the points; how many found no room for it."""
     across = np.geomspace(*axis.get_xlim(), 300)
     along = [(x, min(flops, x * moved) / 1e12) for flops, moved in roofs for x in across]
-    lines = sorted(_lines(group), key=lambda line: -line["achieved_flops_per_s"])
-    named = lines[:MOST_LABELS]
+    named = _lines(group.sort_values("achieved_flops_per_s", ascending=False, kind="stable")[:MOST_LABELS])
     texts = [line["model"] + ("" if line["profile"] == EAGER.name else f" ({line['profile']})") for line in named]
     points = [(line["flop_per_byte"], line["achieved_flops_per_s"] / 1e12) for line in named]
-    return len(lines) - write_names(axis, points, texts, along)
+    return len(group) - write_names(axis, points, texts, along)

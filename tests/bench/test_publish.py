@@ -34,7 +34,7 @@ def test_a_device_whose_peak_is_known_has_its_roofline_published(tmp_path):
     (folder,) = publish([file], tmp_path / "results")
     assert {path.name for path in folder.iterdir()} == {
         *("rows.jsonl", "bench.csv", "bench.md"),
-        *("roofline.svg", "roofline.png"),
+        *("roofline.svg", "roofline.png", "resolutions.svg", "resolutions.png"),
     }
 
 
@@ -53,7 +53,13 @@ def test_publishing_keeps_finished_rows_and_merges_with_what_was_published(tmp_p
     for path in (first, second):
         publish([path], tmp_path / "results")
     folder = tmp_path / "results" / "nvidia-b-h200-b"
-    assert sorted(p.name for p in folder.iterdir()) == ["bench.csv", "bench.md", "rows.jsonl"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "bench.csv",
+        "bench.md",
+        "resolutions.png",
+        "resolutions.svg",
+        "rows.jsonl",
+    ]
     table = pd.read_csv(folder / "bench.csv").set_index("model")
     assert table.loc["sdxl", "latency_s"] == pytest.approx(0.105)
     assert table.loc["koala-700m", "status"] == "oom"
