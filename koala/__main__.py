@@ -7,6 +7,7 @@ from koala.harness.cli import Command, main
 COMMANDS = {
     "models": Command("koala.commands.models", "list the zoo: sizes, topology, recipe, source"),
     "sample": Command("koala.commands.sample", "draw images from prompts, with their settings beside them"),
+    "demo": Command("koala.commands.demo", "a local page that draws with two models side by side"),
     "profiles": Command("koala.commands.profiles", "list speed and memory profiles: what each saves and costs"),
     "inherit": Command("koala.commands.inherit", "make a student U-Net from the weights of its teacher"),
     "export": Command("koala.commands.export", "write a model as one file or as a diffusers folder"),

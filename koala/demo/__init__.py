@@ -1,0 +1,1 @@
+"""A local page that draws with two models side by side."""
