@@ -240,8 +240,7 @@ HEAD = """# The emoji family: what it draws
 Made by `python scripts/emoji_results.py`, whose `--help` says how: 400 captions, 161 of them of combinations that no
 model saw, one image each, beside the real images of the same captions at the same size. Intervals are 95% over
 captions. The judge of captions (`toyclip`) is trained on real images of the same set; its own errors are in the line of
-the real images. One step of a model of many removes no noise: SDXL's spacing of timesteps ("leading"), which the family
-has, gives a single step timestep 1, where a sample has hardly any.
+the real images. One step of a model of many says at once what it expects of pure noise: a mean of images, blurred.
 
 """
 
