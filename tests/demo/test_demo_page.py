@@ -9,6 +9,8 @@ import urllib.request
 
 import pytest
 
+pytest.importorskip("gradio", reason="the demo has an extra of its own; tox -e demo installs it")
+
 CHROMIUM = shutil.which("chromium")
 NEEDS_CHROMIUM = pytest.mark.skipif(
     CHROMIUM is None and os.environ.get("KOALA_BROWSER") != "required", reason="there is no chromium here"

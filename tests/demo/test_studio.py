@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+pytest.importorskip("gradio", reason="the demo has an extra of its own; tox -e demo installs it")
+
 from koala.commands.demo import drawable
 from koala.demo.page import LEAST_SHOWN, number, shown, told
 from koala.demo.studio import KEPT, Drawn, Studio, Wish, recipe_of
