@@ -7,6 +7,11 @@ from typing import Any
 from koala.distill.emoji_runs import PAIRS
 
 
+def counted(steps: int) -> str:
+    """A number of steps in words."""
+    return f"{steps} step{'s' if steps != 1 else ''}"
+
+
 @dataclass(frozen=True)
 class Variant:
     """One way to train: the run's fields that differ, and what the paper measured."""
@@ -63,7 +68,7 @@ class Lesson:
 
     def line(self, variant: str, steps: int) -> str:
         """The line of what a variant draws in so many steps."""
-        return f"{variant}, {steps} steps" if len(self.sampled) > 1 else variant
+        return f"{variant}, {counted(steps)}" if len(self.sampled) > 1 else variant
 
 
 _TABLE_3, _TABLE_3B = "KOALA, table 3 (a)", "KOALA, table 3 (b)"
@@ -139,12 +144,12 @@ LESSONS = {
         title="A teacher of many steps or a step-distilled one",
         run="emoji-koala",
         about="Both students inherit their teacher's weights and are distilled by the same run; both draw with the "
-        "same Euler steps and guidance.",
+        "same Euler steps and guidance. The step-distilled teacher has learnt for longer: what DMD2 added.",
         common={},
         variants=(Variant(_MANY, {}), Variant(_DISTILLED, {"teacher": "emoji-teacher-4step{size}"})),
         claims=(
             *(
-                Claim(f"{_DISTILLED}, {steps} steps", f"{_MANY}, {steps} steps", "KOALA, lesson 3")
+                Claim(f"{_DISTILLED}, {counted(steps)}", f"{_MANY}, {counted(steps)}", "KOALA, lesson 3")
                 for steps in _COMPARED
             ),
             Claim(f"{_DISTILLED}, 10 steps", f"{_MANY}, 25 steps", "KOALA, lesson 3: 10 steps for 25"),

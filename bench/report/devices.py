@@ -13,20 +13,19 @@ from koala.harness.tables import to_csv
 UNNAMED = "unnamed-device"
 
 
-def folders(frame: pd.DataFrame, root: Path) -> dict[str, Path]:
-    """The folder below `root` of each device in the frame."""
-    names = frame["device_name"].dropna().unique() if len(frame) else []
-    return {name: root / (environment.slug(name) or UNNAMED) for name in names}
+def folder(device: str, root: Path) -> Path:
+    """The folder below `root` of a device."""
+    return root / (environment.slug(device) or UNNAMED)
 
 
-def render(frame: pd.DataFrame, root: Path) -> list[Path]:
-    """Write the tables and figures of every device in the frame; the files."""
-    written = roofline_figure.draw(frame, root)
-    for device, folder in folders(frame, root).items():
-        group = frame[frame["device_name"] == device]
-        write_whole(folder / "bench.csv", to_csv(group))
-        write_whole(folder / "bench.md", render_markdown(group))
-        written += [folder / "bench.csv", folder / "bench.md"]
-        written += size_figure.draw(group, device, folder / size_figure.NAME)
-        written += stages_figure.draw(group, device, folder / stages_figure.NAME)
-    return written
+def render(frame: pd.DataFrame, device: str, root: Path) -> list[Path]:
+    """Write the tables and figures of a device, whose rows alone are in the frame; the files."""
+    place = folder(device, root)
+    write_whole(place / "bench.csv", to_csv(frame))
+    write_whole(place / "bench.md", render_markdown(frame))
+    return [
+        *(place / "bench.csv", place / "bench.md"),
+        *roofline_figure.draw(frame, root),
+        *size_figure.draw(frame, device, place / size_figure.NAME),
+        *stages_figure.draw(frame, device, place / stages_figure.NAME),
+    ]

@@ -66,6 +66,18 @@ def frame_of_cases(cases: Sequence[Row], records: Records) -> pd.DataFrame:
     return frame.sort_values(order, kind="stable", na_position="last")
 
 
+def frames_by_device(cases: Sequence[Row], records: Records) -> dict[str, pd.DataFrame]:
+    """`frame_of_cases` of each device apart, in order of their names; a row whose device is unknown is of ""."""
+    places: dict[str, list[int]] = {}
+    for place, case in enumerate(cases):
+        places.setdefault(records.environment(case).get("device_name") or "", []).append(place)
+    frames = {}
+    for device in sorted(places):
+        own = frame_of_cases([cases[place] for place in places[device]], records)
+        frames[device] = own.set_axis([places[device][place] for place in own.index])
+    return frames
+
+
 def add_rates(frame: pd.DataFrame) -> None:
     """Give a frame what is computed and moved per second in the median call, as a share of the device's peak too."""
     known = {name: pd.to_numeric(frame[name]) for name in ("flops", "moved_bytes", "latency_s")}

@@ -57,5 +57,5 @@ def _publish_device(folder: Path, rows: list[Row], fresh: Records) -> Path:
     frame = to_frame(kept, merged)
     lines = [json.dumps(line) + "\n" for line in (*named.values(), *kept)]
     write_whole(file, "".join(lines))
-    devices.render(frame, folder.parent)
+    devices.render(frame, str(frame["device_name"].iloc[0]), folder.parent)
     return folder

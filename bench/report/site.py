@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench.report import devices, index, pareto_figure, pareto_table
-from bench.report.frame import frame_of_cases, latest_rows, whole_cases
+from bench.report.frame import frames_by_device, latest_rows, whole_cases
 from bench.report.page.html import page
 from bench.report.page.payload import MOST_WHOLE, payload
 from bench.report.page.sections import comparison, sheets
@@ -36,16 +36,17 @@ class Made:
 def build(measured: Records, quality: Records, root: Path, reference: Path | None, metric: str | None = None) -> Made:
     """Write the report of rows below `root`; `reference`: the folder of published numbers."""
     cases = whole_cases(latest_rows(measured), measured)
-    frame = frame_of_cases(cases, measured)
-    if frame.empty:
+    if not cases:
         raise KoalaError("there are no measured rows to report; `python -m bench sweep` measures some")
+    frames = frames_by_device(cases, measured)
+    frame = pd.concat(list(frames.values()))
     write_folder(root)
     remarks = list(measured.problems)
-    written = devices.render(frame, root)
+    written = [path for device, own in frames.items() for path in devices.render(own, device, root)]
     joined, said = _joined(frame, quality, metric)
     remarks += said
     pareto = _pareto(joined, root / "pareto") if joined else []
-    table = index.render(frame, devices.folders(frame, root), root, pareto)
+    table = index.render(frame, {device: devices.folder(device, root) for device in frames}, root, pareto)
     write_whole(root / "README.md", table)
     shown = [*sorted(root.glob("lessons/*sheet*.png")), *_copied_sheets(quality, root / "sheets")]
     data = payload(cases, frame, measured) | {"quality": lines_of(joined.frame[_OF_QUALITY]) if joined else []}
