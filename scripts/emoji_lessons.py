@@ -232,11 +232,13 @@ def publish(place: Path, lesson: Lesson, rows: pd.DataFrame, command: str) -> No
     """Write the rows, the page and the figure."""
     metrics = {name: metric for name, metric in METRICS.items() if name in set(rows["metric"])}
     said = tables.claims(rows, lesson, metrics)
+    lacking = [line for line in lesson.lines if line not in set(rows["line"])]
     page = [
         f"# {lesson.title}",
         f"`{lesson.run}`, {DRAWN} captions drawn; made by `python scripts/emoji_lessons.py {command}`. {lesson.about} "
         "Intervals are 95% over seeds (Student's t).",
         tables.table(rows, lesson, metrics),
+        *([f"Not trained yet: {', '.join(lacking)}."] if lacking else []),
         "## What the papers say, and what came out here",
         "By the interval of the differences between the two variants over seeds, metric by metric; where it holds 0 "
         "the claim cannot be told at this size.",

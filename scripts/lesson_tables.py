@@ -60,6 +60,7 @@ def claims(rows: pd.DataFrame, lesson: Lesson, metrics: Mapping[str, Metric]) ->
         | {metric.title: verdict(by_metric[name], claim, metric.higher) for name, metric in metrics.items()}
         | {"said by": claim.source}
         for claim in lesson.claims
+        if {claim.better, claim.worse} <= set(rows["line"])
     ]
     return pd.DataFrame(lines)
 

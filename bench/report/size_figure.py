@@ -65,10 +65,10 @@ def _draw_target(axes: list[Axes], rows: pd.DataFrame, title: str) -> None:
     }
     for axis, (measure, (label, scale)) in zip(axes, _MEASURES.items(), strict=True):
         for place, name in enumerate(order):
-            own = rows[(rows["name"] == name) & rows[measure].notna()].sort_values("resolution")
+            own = rows[(rows["name"] == name) & (rows[measure] > 0)].sort_values("resolution")
             legend = name if place < MOST_NAMED else "_nolegend_"
             axis.plot(own["resolution"], own[measure] * scale, markersize=3.5, label=legend, **looks[name], **flat)
-        axis.set(xscale="log", yscale="log", xlabel="resolution [px]")
+        axis.set(xscale="log", yscale="log" if (rows[measure] > 0).any() else "linear", xlabel="resolution [px]")
         axis.set_title(f"{title}: {label}", loc="left", fontsize=9.5)
         _ticks(axis, sorted(set(rows["resolution"])))
     more = f"and {len(order) - MOST_NAMED} faster ones" if len(order) > MOST_NAMED else None
@@ -81,9 +81,10 @@ def _ticks(axis: Axes, sides: list[int]) -> None:
     if len(sides) <= MOST_TICKS:
         axis.set_xticks(sides, [str(side) for side in sides])
         axis.xaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    if axis.get_yscale() == "log":
+        axis.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
     axis.grid(color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.tick_params(colors=FAINT)

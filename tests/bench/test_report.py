@@ -183,3 +183,9 @@ def test_text_from_rows_is_nowhere_html(tmp_path):
 def test_no_rows_are_an_error(tmp_path):
     with pytest.raises(KoalaError, match="no measured rows"):
         build(NOTHING, NOTHING, tmp_path, None)
+
+
+def test_rows_without_memory_have_a_figure_too(tmp_path):
+    lines = [line | {"memory_bytes": {}} for line in rows()[:2]]
+    made = build(read(published(tmp_path / "results", *lines)), NOTHING, tmp_path / "results", None)
+    assert any(path.name == "resolutions.svg" for path in made.files)
