@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from bench.report.pareto import device_of
+from bench.report.pareto import MEMORY_KINDS, device_of
 from bench.report.table import STATUS_WORDS
 from koala.harness.scores.headings import lines_of
 from koala.harness.tables import Format, escape, gib, significant, to_markdown
@@ -32,7 +32,7 @@ def cell(line: dict) -> str:
     """Seconds and GiB, or why there are none."""
     if line["status"] != "ok":
         return "OOM" if line["status"] == "oom" else STATUS_WORDS.get(line["status"], line["status"])
-    memory = next((line[kind] for kind in ("peak_reserved_bytes", "rss_peak_bytes") if line[kind] is not None), None)
+    memory = next((line[kind] for kind in MEMORY_KINDS if line[kind] is not None), None)
     return _SECONDS(line["latency_s"]) + (f" | {gib(memory)}" if memory else "")
 
 

@@ -14,7 +14,10 @@ from koala.harness.scores.headings import lines_of, plain
 
 LATENCY, MEMORY = "latency", "memory"
 COSTS = {LATENCY: "latency_s", MEMORY: "peak_memory_bytes"}
-_MEMORY = {"peak_reserved_bytes": "reserved by torch on the GPU", "rss_peak_bytes": "resident in the process (RSS)"}
+MEMORY_KINDS = {
+    "peak_reserved_bytes": "reserved by torch on the GPU",
+    "rss_peak_bytes": "resident in the process (RSS)",
+}
 _TIMES = ("latency_s", "latency_low_s", "latency_high_s", "latency_min_s", "latency_max_s")
 _VERSIONS = ("torch", "diffusers", "driver", "threads")
 
@@ -115,7 +118,7 @@ def _counting(pipelines: Sequence[Line]) -> list[Line]:
 
 def _line(generation: Generation, latency: Line, score: Line, quality: Quality) -> Line:
     batch = latency["batch_size"]
-    kind = next((kind for kind in _MEMORY if latency[kind] is not None), None)
+    kind = next((kind for kind in MEMORY_KINDS if latency[kind] is not None), None)
     return {
         **{name: value for name, value in generation._asdict().items() if name != "guided"},
         "guidance": score["guidance"],
@@ -125,7 +128,7 @@ def _line(generation: Generation, latency: Line, score: Line, quality: Quality) 
         "samples": latency["samples"],
         "latency_weights": latency["weights"],
         "peak_memory_bytes": latency[kind] if kind else None,
-        "memory_kind": kind and _MEMORY[kind],
+        "memory_kind": kind and MEMORY_KINDS[kind],
         "metric": score["label"],
         "higher_is_better": quality.higher_is_better,
         "quality": score["value"],

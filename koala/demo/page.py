@@ -94,8 +94,8 @@ def told(drawn: Drawn) -> Shown:
     return drawn.image.repeat(times, axis=0).repeat(times, axis=1), "\n\n".join(lines)
 
 
-def serve(page: gr.Blocks, host: str, port: int | None, wait: bool = True) -> str:
-    """Serve the page until interrupted; its address. Fonts are the machine's own, so that no network is asked."""
+def serve(page: gr.Blocks, host: str, port: int | None) -> None:
+    """Print the address and serve until interrupted. Fonts are the machine's own, so that no network is asked."""
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     _, address, _ = page.launch(
         server_name=host,
@@ -107,7 +107,5 @@ def serve(page: gr.Blocks, host: str, port: int | None, wait: bool = True) -> st
         ssr_mode=False,
         footer_links=[],
     )
-    if wait:
-        print(address, flush=True)
-        page.block_thread()
-    return address
+    print(address, flush=True)
+    page.block_thread()

@@ -15,9 +15,6 @@ from bench import sweep
 from bench.case import Case
 from koala.harness import records
 
-pytestmark = pytest.mark.xfail(
-    reason="measured on 2 cores: table 23.5 s, report 49.2 s, scan 3.42 s, memory as wanted", strict=False
-)
 ROWS, SECONDS, BYTES, SCAN_SECONDS = 100_000, 20.0, 2 * 2**30, 2.0
 _MEASURED = """
 import resource, sys
@@ -56,8 +53,9 @@ def test_a_hundred_thousand_rows_are_told_in_twenty_seconds_and_two_gibibytes(be
     peak = int(done.stderr.split()[-1])
     benchmark.extra_info["peak_bytes"] = peak
     print(f"{command}: {benchmark.stats.stats.max:.1f} s, {peak / 2**30:.2f} GiB")
-    assert benchmark.stats.stats.max <= SECONDS
     assert peak <= BYTES
+    if benchmark.stats.stats.max > SECONDS:
+        pytest.xfail("not there yet: 23.5 s of a table and 49.2 s of a report on 2 cores")
 
 
 @pytest.mark.benchmark
@@ -69,4 +67,5 @@ def test_a_resumed_sweep_knows_in_two_seconds_what_is_finished(benchmark, store)
 
     benchmark.pedantic(scanned, rounds=3)
     print(f"scan: {benchmark.stats.stats.median:.2f} s")
-    assert benchmark.stats.stats.median <= SCAN_SECONDS
+    if benchmark.stats.stats.median > SCAN_SECONDS:
+        pytest.xfail("not there yet: 3.42 s on 2 cores")
