@@ -21,7 +21,7 @@ NOISE = {
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
     "steps_offset": 1,
-    "timestep_spacing": "leading",
+    "timestep_spacing": "trailing",
     "prediction_type": "v_prediction",
 }
 
