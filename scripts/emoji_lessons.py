@@ -11,8 +11,8 @@ Every variant is the family's own run with some fields changed, trained by the t
 so many steps, and judged by what it draws (scripts/emoji_judging.py) and by how far its predictions are from the
 teacher's on images and captions that neither has seen. The part `train` leaves what `judge` needs without the models:
 the images and that distance. What is done is kept under runs/lessons and not done again. Results are
-results/lessons/emoji-LESSON*.{csv,md,svg,png}, of some variants alone in runs/lessons. Exit code 75: it ran out of its
-minutes; the same line again goes on.
+results/lessons/emoji-LESSON*.{csv,md,svg,png}; what is there of other variants, trained alike, stays, so that a lesson
+may take several days. Exit code 75: it ran out of its minutes; the same line again goes on.
 """
 
 import argparse
@@ -33,6 +33,7 @@ import lesson_tables as tables
 import pandas as pd
 import torch
 from emoji_family import OUT_OF_TIME, SIZES
+from lesson_rows import TAUGHT_BY, TEACHER, TRAINED, joined
 from lesson_tables import Metric
 from lesson_variants import LESSONS, Captions, Lesson
 from matplotlib import pyplot as plt
@@ -49,6 +50,7 @@ from koala.harness.files import write_folder, write_whole
 from koala.harness.tables import to_csv, to_markdown
 from koala.models import zoo
 from koala.models.load import load
+from koala.models.zoo import local
 
 ROOT = judging.ROOT
 WORKING, PUBLISHED = ROOT / "runs/lessons", ROOT / "results/lessons"
@@ -85,6 +87,7 @@ def main() -> int:
         "--minutes", type=float, default=float("inf"), help="begin no training that ends later, by the longest so far"
     )
     options.add_argument("--packed", type=Path, metavar="DIR", help="dataset and sentence encoder (emoji_family.py)")
+    options.add_argument("--out", type=Path, default=PUBLISHED, metavar="DIR", help="default: results/lessons")
     chosen = options.parse_args()
     lesson, size = LESSONS[chosen.lesson], SIZES[chosen.scale]
     names = chosen.variants or list(lesson.names)
@@ -104,9 +107,9 @@ def main() -> int:
         if not done:
             return OUT_OF_TIME
     if chosen.part != "train":
-        place = (WORKING if chosen.variants else PUBLISHED) / f"emoji-{chosen.lesson}{size}"
+        place = chosen.out / f"emoji-{chosen.lesson}{size}"
         command = f"{chosen.lesson} --scale {chosen.scale} --seeds {chosen.seeds} --steps {steps}"
-        publish(place, lesson, judged(jobs, lesson), command)
+        publish(place, lesson, joined(place.with_suffix(".csv"), judged(jobs, lesson)), command)
     return 0
 
 
@@ -158,7 +161,7 @@ def draw(trained: Sequence[Run], lesson: Lesson) -> None:
         for place, gallery in zip(places, galleries, strict=True):
             place[steps] = str(gallery.relative_to(ROOT))
     for run, place in zip(missing, places, strict=True):
-        kept = {"galleries": place} | ({OUTPUT: output_loss(run)} if lesson.compared else {})
+        kept = {"galleries": place, TAUGHT_BY: taught_by(run)} | ({OUTPUT: output_loss(run)} if lesson.compared else {})
         write_whole(run.folder / DRAWN_IN, json.dumps(kept) + "\n")
 
 
@@ -175,7 +178,9 @@ def judged(jobs: dict[tuple[str, int], Run], lesson: Lesson) -> pd.DataFrame:
     for (variant, seed, steps), gallery in galleries.items():
         own = numbers[numbers["path"] == str(gallery)].set_index("metric")["value"]
         values = {OUTPUT: kept[variant, seed].get(OUTPUT)} | {name: own[name] for name in METRICS if name in own.index}
+        run = jobs[variant, seed]
         line = {"line": lesson.line(variant, steps), "variant": variant, "steps": steps, "seed": seed}
+        line |= {TRAINED: run.steps, TEACHER: run.teacher, TAUGHT_BY: kept[variant, seed][TAUGHT_BY]}
         rows += [line | {"metric": name, "value": value} for name, value in values.items() if value is not None]
     return pd.DataFrame(rows)
 
@@ -183,6 +188,11 @@ def judged(jobs: dict[tuple[str, int], Run], lesson: Lesson) -> pd.DataFrame:
 def side_of(some: Iterable[Run]) -> int:
     """Pixels of what the runs' students draw."""
     return zoo.get(next(iter(some)).student).resolution
+
+
+def taught_by(run: Run) -> str:
+    """The hash of the teacher's weights."""
+    return local.read(ROOT / str(zoo.get(run.teacher).folder)).digest
 
 
 def output_loss(run: Run) -> float:

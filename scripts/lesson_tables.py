@@ -117,6 +117,8 @@ def _curves(rows: pd.DataFrame, lesson: Lesson, metrics: Mapping[str, Metric]) -
         own = rows[rows["metric"] == name]
         for place, variant in enumerate(lesson.names):
             by_steps = own[own["variant"] == variant].groupby("steps")["value"].agg(list)
+            if by_steps.empty:
+                continue
             means, lows, highs = zip(*map(interval, by_steps), strict=True)
             axis.plot(by_steps.index, means, marker=".", linewidth=1.2, color=f"C{place}", label=variant)
             axis.fill_between(by_steps.index, lows, highs, color=f"C{place}", alpha=0.15, linewidth=0)

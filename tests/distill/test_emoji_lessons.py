@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import emoji_judging
 import emoji_lessons
 import emoji_results
+from lesson_rows import TAUGHT_BY
 from lesson_variants import LESSONS, Captions
 
 from koala.distill import emoji_runs
@@ -145,7 +146,7 @@ def test_a_lesson_is_judged_by_what_training_left_without_the_models(tmp_path, m
     lines = []
     for seed, run in enumerate(jobs.values()):
         run.folder.mkdir()
-        kept = {"galleries": {10: f"gallery-{seed}"}, emoji_lessons.OUTPUT: 0.1 + seed}
+        kept = {"galleries": {10: f"gallery-{seed}"}, emoji_lessons.OUTPUT: 0.1 + seed, TAUGHT_BY: "4b"}
         (run.folder / emoji_lessons.DRAWN_IN).write_text(json.dumps(kept))
         path = str(emoji_lessons.ROOT / f"gallery-{seed}")
         lines += [{"path": path, "metric": "toyclip_score", "value": 0.5 + seed}]
@@ -153,6 +154,7 @@ def test_a_lesson_is_judged_by_what_training_left_without_the_models(tmp_path, m
     monkeypatch.setattr(emoji_judging, "score", lambda galleries, side: scored.extend([*galleries, side]))
     monkeypatch.setattr(emoji_judging, "numbers", lambda: pd.DataFrame(lines))
     found = emoji_lessons.judged(jobs, FEATURES)
+    assert {*zip(found["trained"], found["teacher"], found[TAUGHT_BY], strict=True)} == {(9, "emoji-teacher", "4b")}
     assert scored == [emoji_lessons.ROOT / "gallery-0", emoji_lessons.ROOT / "gallery-1", 32]
     assert found.pivot(index="seed", columns="metric", values="value").to_dict() == {
         emoji_lessons.OUTPUT: {0: 0.1, 1: 1.1},
