@@ -163,6 +163,25 @@ PROTOCOLS: dict[str, Protocol] = {
             "recipes and seeds are each model's own; a fixed seed is asked for, not which",
         ),
     ),
+    "emoji": Protocol(
+        title="The emoji family, which is trained here: captions that it saw and captions that it did not",
+        source="https://github.com/microsoft/fluentui-emoji",
+        parts=(
+            Part(
+                "emoji",
+                (
+                    *("kd_dinov2s_imgfocus", "kd_effnet_lite0", "toyclip_score"),
+                    *(f"toyclip_accuracy{part}" for part in ("", ":role", ":gender", ":tone", ":colour", ":shape")),
+                ),
+            ),
+        ),
+        reference="the real images of the captions at the model's size, runs/data/emoji/judged-32 or judged-64 "
+        "(`python -m koala data emoji`)",
+        left_open=(
+            "toyclip is trained on the same set by `python -m eval toyclip`: its hash stands in the names of its metrics, "
+            "and numbers of other heads are not comparable",
+        ),
+    ),
 }
 
 

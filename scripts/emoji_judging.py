@@ -1,9 +1,6 @@
 """How models of the emoji family are judged: the images, the commands, the numbers. Used by the scripts beside it."""
 
-import json
 import os
-import random
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,14 +10,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pandas as pd
 from emoji_family import EMOJI, WEIGHTS
-from PIL import Image
 
-from koala.harness.files import write_folder, write_whole
+from koala.harness.files import write_folder
 
 ROOT = Path(__file__).parents[1]
 ART, HEADS = ROOT / "runs/data/emoji", ROOT / "runs/toyclip-emoji.safetensors"
 OUT = ROOT / "runs/eval-emoji"
-PARTS = {"held-out": None, "train": 239}  # how many captions of each: all 161, and as many as make 400
+SUITE = "emoji"
 KD = ("kd_dinov2s_imgfocus", "kd_effnet_lite0")
 TOLD = (
     "toyclip_score",
@@ -37,35 +33,8 @@ def unpack(folder: Path) -> None:
 
 
 def reference(side: int) -> Path:
-    """A folder of the real images at that size whose captions are drawn, made where it is missing.
-
-    All held-out combinations, and as many captions of train as make 400; `FOLDER.jsonl` is the suite of them.
-    """
-    folder = ROOT / f"runs/data/emoji-judged-{side}"
-    if (suite := suite_of(side)).is_file() and folder.is_dir():
-        return folder
-    shutil.rmtree(folder, ignore_errors=True)
-    write_folder(folder)
-    rows = []
-    for part, count in PARTS.items():
-        lines = (ART / part / "metadata.jsonl").read_text(encoding="utf-8").splitlines()
-        found = [json.loads(line) for line in lines]
-        for row in random.Random(0).sample(found, count or len(found)):
-            with Image.open(ART / part / row["file_name"]) as image:
-                image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS).save(folder / f"{row['code']}.png")
-            rows.append(row | {"file_name": f"{row['code']}.png", "part": part, "id": row["code"]})
-    lines = [json.dumps({name: value for name, value in row.items() if name != "rich"}) for row in rows]
-    write_whole(folder / "metadata.jsonl", "\n".join(lines) + "\n")
-    asked = [json.loads(line) for line in lines]
-    for row in asked:
-        del row["file_name"], row["code"]
-    write_whole(suite, "".join(json.dumps(row) + "\n" for row in asked))
-    return folder
-
-
-def suite_of(side: int) -> Path:
-    """The suite of the captions."""
-    return ROOT / f"runs/data/emoji-judged-{side}.jsonl"
+    """The real images at that size whose captions are drawn: all held-out combinations, and 239 captions of train."""
+    return ART / f"judged-{side}"
 
 
 def heads() -> Path:
@@ -75,10 +44,9 @@ def heads() -> Path:
     return HEADS
 
 
-def draw(models: Iterable[str], side: int, *options: str, limit: int | None = None) -> list[Path]:
+def draw(models: Iterable[str], *options: str, limit: int | None = None) -> list[Path]:
     """The galleries of what models draw of the captions."""
-    reference(side)
-    command = ["generate", "--models", ",".join(models), "--suite", str(suite_of(side)), "--batch-size", "50", *options]
+    command = ["generate", "--models", ",".join(models), "--suite", SUITE, "--batch-size", "50", *options]
     if limit:
         command += ["--limit", str(limit)]
     return [Path(line) for line in run("eval", *command, "--out", str(OUT / "images")).split()]

@@ -157,7 +157,7 @@ def draw(trained: Sequence[Run], lesson: Lesson) -> None:
     models, places = [str(run.folder / "final") for run in missing], [dict[int, str]() for _ in missing]
     for steps in lesson.sampled or (0,):
         options = ("--steps", str(steps)) if steps else ()
-        galleries = judging.draw(models, side_of(missing), *options, limit=DRAWN)
+        galleries = judging.draw(models, *options, limit=DRAWN)
         for place, gallery in zip(places, galleries, strict=True):
             place[steps] = str(gallery.relative_to(ROOT))
     for run, place in zip(missing, places, strict=True):

@@ -24,6 +24,7 @@ import pandas as pd
 from emoji_family import NAMES, PRETRAIN, PUBLISHED, ROOT, SIZES
 from matplotlib import pyplot as plt
 
+from koala.distill.data.emoji.judged import PARTS as JUDGED
 from koala.distill.final import unet_digest
 from koala.distill.model_card import LOSSES
 from koala.harness import figures
@@ -88,8 +89,8 @@ def main() -> int:
 def quality(many: list[str], few: list[str], size: str) -> None:
     """Draw and score, and publish the table, the figure and the sheets."""
     side = zoo.get((many + few)[0]).resolution
-    galleries = judging.draw(many, side, "--steps", ",".join(map(str, STEPS))) if many else []
-    galleries += judging.draw(few, side) if few else []
+    galleries = judging.draw(many, "--steps", ",".join(map(str, STEPS))) if many else []
+    galleries += judging.draw(few) if few else []
     galleries.append(judging.reference(side))
     judging.score(galleries, side)
     publish(galleries, size)
@@ -103,8 +104,7 @@ def speed(many: list[str], few: list[str], size: str) -> None:
             options = ("--models", ",".join(models), "--targets", "pipeline", "--resolutions", str(side))
             judging.run("bench", "sweep", *options, *steps, "--dtypes", DTYPES[size], "--out", str(rows))
     judging.run("bench", "publish", str(rows))
-    suite = judging.suite_of(side).stem
-    options = ("--quality", str(judging.OUT / "rows.jsonl"), "--metric", judging.KD[0], "--suite", suite)
+    options = ("--quality", str(judging.OUT / "rows.jsonl"), "--metric", judging.KD[0], "--suite", judging.SUITE)
     judging.run("bench", "pareto", str(rows), *options, "--out", str(PUBLISHED / f"emoji-pareto{size}"))
 
 
@@ -194,7 +194,7 @@ def columns(scores: pd.DataFrame, chosen: Callable[[pd.Series], bool]) -> dict[s
 def write_sheet(path: Path, galleries: dict[str, Path]) -> None:
     """A row a caption, a column a gallery."""
     files = {name: images(folder) for name, folder in galleries.items()}
-    texts = [text for part in judging.PARTS for text in part_of(galleries[REAL], part)[:SHOWN]]
+    texts = [text for part in JUDGED for text in part_of(galleries[REAL], part)[:SHOWN]]
     rows = [[Tile(found[text], text, name) for name, found in files.items()] for text in texts]
     buffer = io.BytesIO()
     contact_sheet(rows).save(buffer, "png", optimize=True)

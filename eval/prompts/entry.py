@@ -32,6 +32,8 @@ class File:
     tag_columns: tuple[str, ...] = ()
     sample: int | None = None  # only so many of its images' captions
     role: str = PROMPTS
+    made_at: str | None = None  # a file of this project's own: where `made_by` leaves it
+    made_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Entry:
 _TOP = {"title": str, "license": str, "source": str, "prompts": int, "notes": str, "file": list, "prompt": list}
 _NEEDED = ("title", "source", "prompts")
 _FILE = {
-    **dict.fromkeys(("path", "format", "url", "sha256", "id_prefix", "role"), str),
+    **dict.fromkeys(("path", "format", "url", "sha256", "id_prefix", "role", "made_at", "made_by"), str),
     **dict.fromkeys(("prompts", "sample"), int),
     "quoted": bool,
     **dict.fromkeys(("prompt_column", "id_column"), (str, int)),

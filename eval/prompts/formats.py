@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from eval.suite import Prompt, counted
 from koala.errors import KoalaError, UnknownName
 from koala.harness.files import read_text
 
+COLUMNS = ("prompt", "text", "caption", "prompts")  # of a prompt, whatever the case of their letters
+ID = "id"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -168,10 +170,33 @@ def _text_folder(path: Path, file: File) -> Iterator[Prompt]:
         yield Prompt(prompt_text(read_text(text), str(text)), id=text.stem)
 
 
+def column_of(there: Iterable[str]) -> str | None:
+    """Which of the names there is the prompt's."""
+    by_name = {name.lower(): name for name in there}
+    return next((by_name[name] for name in COLUMNS if name in by_name), None)
+
+
+def _json_lines(path: Path, file: File) -> Iterator[Prompt]:
+    """An object a line: the prompt, its `id`, what it `expects` and `tags` where there are any; all else is tags."""
+    for where, row in json_lines(path):
+        column = column_of(row)
+        if column is None:
+            raise KoalaError(f"{where}: no {', '.join(COLUMNS[:3])}; it has {', '.join(row) or 'nothing'}")
+        expects = expectations(row["expects"], where) if row.get("expects") else {}
+        tags = row.get("tags") or {}
+        if not isinstance(tags, dict):
+            raise KoalaError(f"{where}: tags is no object")
+        others = {name: value for name, value in row.items() if name not in (column, ID, "expects", "tags")}
+        words = {name: str(value) for name, value in {**others, **tags}.items() if value is not None}
+        id = str(row[ID]) if row.get(ID) is not None else None
+        yield Prompt(prompt_text(row[column], where), words, expects, id)
+
+
 FORMATS: dict[str, Callable[[Path, File], Iterator[Prompt]]] = {
     "lines": _lines,
     "table": _table,
     "json-list": _json_list,
+    "json-lines": _json_lines,
     "geneval": _geneval,
     "coco-captions": _coco_captions,
     "text-folder": _text_folder,

@@ -1,20 +1,16 @@
 """A user's own prompts: .txt with one a line, a .csv, .tsv or .jsonl with a column of them, or a suite in .toml."""
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 
 from eval.prompts.entry import File
-from eval.prompts.expects import expectations
-from eval.prompts.formats import json_lines, prompt_text, read, require_printable, table_rows
-from eval.suite import Prompt, Suite, counted
+from eval.prompts.formats import COLUMNS, ID, column_of, prompt_text, read, require_printable, table_rows
+from eval.suite import Prompt, Suite
 from koala.errors import KoalaError
 from koala.harness.files import read_text
 
 ENDINGS = (".txt", ".csv", ".tsv", ".jsonl", ".toml")
-COLUMNS = ("prompt", "text", "caption", "prompts")  # whatever the case of their letters
-_ID = "id"
 
 
 def own_suite(path: Path) -> Suite:
@@ -43,31 +39,14 @@ def _lines(path: Path) -> Iterator[Prompt]:
 
 def _table(path: Path) -> Iterator[Prompt]:
     header = [cell.strip() for cell in next(table_rows(path), ("", []))[1]]
-    column = _column(header)
+    column = column_of(header)
     if column is None:
         there = ", ".join(header) or "none"
         raise KoalaError(f"{path} has no column {', '.join(COLUMNS[:3])}; its columns: {there}")
-    tags = tuple(name for name in header if name not in (column, _ID) and name)
-    id = _ID if _ID in header else None
+    tags = tuple(name for name in header if name not in (column, ID) and name)
+    id = ID if ID in header else None
     yield from read(path, File(str(path), "table", prompt_column=column, tag_columns=tags, id_column=id, strict=True))
 
 
-def _column(there: Iterable[str]) -> str | None:
-    """Which of the names there is the prompt's."""
-    by_name = {name.lower(): name for name in there}
-    return next((by_name[name] for name in COLUMNS if name in by_name), None)
-
-
 def _objects(path: Path) -> Iterator[Prompt]:
-    for where, row in json_lines(path):
-        column = _column(row)
-        if column is None:
-            raise KoalaError(f"{where}: no {', '.join(COLUMNS[:3])}; it has {', '.join(row) or 'nothing'}")
-        expects = expectations(row["expects"], where) if row.get("expects") else {}
-        tags = row.get("tags") or {}
-        if not isinstance(tags, dict):
-            raise KoalaError(f"{where}: tags is no object")
-        others = {name: value for name, value in row.items() if name not in (column, _ID, "expects", "tags")}
-        words = {name: str(value) for name, value in {**others, **tags}.items() if value is not None}
-        prompt = Prompt(prompt_text(row[column], where), {**words, **counted(expects)}, expects)
-        yield replace(prompt, id=str(row[_ID])) if row.get(_ID) is not None else prompt
+    yield from read(path, File(str(path), "json-lines"))

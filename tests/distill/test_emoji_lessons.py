@@ -24,6 +24,8 @@ from lesson_rows import TAUGHT_BY
 from lesson_variants import LESSONS, Captions
 
 from koala.distill import emoji_runs
+from koala.distill.data.emoji.judged import PARTS as JUDGED
+from koala.distill.data.emoji.judged import write_judged
 from koala.distill.final import unet_digest
 from koala.distill.matching import pairs
 from koala.distill.model_card import LOSSES
@@ -86,25 +88,8 @@ def root(tmp_path, monkeypatch):
     monkeypatch.setattr(emoji_judging, "ROOT", tmp_path)
     monkeypatch.setattr(emoji_lessons, "ROOT", tmp_path)
     monkeypatch.setattr(emoji_judging, "ART", tmp_path)
-    monkeypatch.setattr(emoji_judging, "PARTS", {"held-out": None, "train": 5})
+    write_judged(tmp_path)
     return tmp_path
-
-
-def test_the_judged_captions_are_all_that_are_held_out_and_some_of_train_with_their_images_at_the_size(root):
-    from eval import suites
-
-    folder = emoji_judging.reference(32)
-    suite = suites.load(str(emoji_judging.suite_of(32)))
-    assert [prompt.tags["part"] for prompt in suite.prompts] == ["held-out"] * 3 + ["train"] * 5
-    assert {prompt.tags["tone"] for prompt in suite.prompts} == {"dark"}, "metrics tell by their tags"
-    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
-    assert [row["text"] for row in rows] == [prompt.text for prompt in suite.prompts]
-    for row in rows:
-        with Image.open(folder / row["file_name"]) as image:
-            assert image.size == (32, 32)
-    made = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert emoji_judging.reference(32) == folder
-    assert made == {path: path.stat().st_mtime_ns for path in folder.iterdir()}, "it is made once"
 
 
 def test_a_packed_dataset_stands_in_where_there_is_none(root, tmp_path, monkeypatch):
@@ -167,7 +152,7 @@ def numbers(root, monkeypatch):
     """Scores of two models and of the real images, as a report has them."""
     monkeypatch.setattr(emoji_results, "ROOT", root)
     real, lines = emoji_judging.reference(32), []
-    texts = {part: emoji_results.part_of(real, part) for part in emoji_judging.PARTS}
+    texts = {part: emoji_results.part_of(real, part) for part in JUDGED}
     for model, steps in (("emoji-teacher", 25), ("emoji-teacher", 4), ("emoji-koala-4step", 4), (None, None)):
         path = real if model is None else root / f"{model}-{steps}"
         if model is not None:

@@ -86,7 +86,8 @@ def run(capsys, *arguments):
     return code, captured.out, captured.err
 
 
-def test_the_list_names_every_suite_and_what_is_here(capsys):
+def test_the_list_names_every_suite_and_what_is_here(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where a command of this project would leave a suite of its own
     code, out, _ = run(capsys)
     assert code == 0
     for name in suites.names():

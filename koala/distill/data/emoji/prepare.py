@@ -12,6 +12,7 @@ from PIL import Image
 
 from koala.distill.data.emoji import packages, scenes
 from koala.distill.data.emoji.glyphs import Glyph, fluent, twemoji
+from koala.distill.data.emoji.judged import write_judged
 from koala.distill.data.emoji.splits import held_out
 from koala.errors import KoalaError
 from koala.harness.files import read_json, write_folder
@@ -25,7 +26,7 @@ SOURCES = {
 }
 TRAIN, HELD_OUT, SCENES, NEW_SCENES = "train", "held-out", "scenes", "scenes-held-out"
 INDEX, METADATA, NOTICES, SHEET = "dataset.json", "metadata.jsonl", "NOTICES.md", "contact_sheet.png"
-_VERSION = 2  # raised when the same settings give other images or captions
+_VERSION = 3  # raised when the same settings write other files
 _SHOWN = 8
 
 
@@ -79,6 +80,7 @@ def prepare(settings: Settings, out: Path, watched: Callable[[list[Item], str], 
     try:
         for name, content in folders.items():
             _write(aside / name, watched(content, name))
+        write_judged(aside)
         _write_sheet(aside, folders)
         texts = {name: text for path in archives for name, text in licences(path).items()}
         (aside / NOTICES).write_text(packages.notices(wanted, texts), encoding="utf-8")
