@@ -178,7 +178,7 @@ PROTOCOLS: dict[str, Protocol] = {
         reference="the real images of the captions at the model's size, runs/data/emoji/judged-32 or judged-64 "
         "(`python -m koala data emoji`)",
         left_open=(
-            "toyclip is trained on the same set by `python -m eval toyclip`: its hash stands in its metrics' names, for "
+            "toyclip is trained on the same set by `python -m eval toyclip`: its hash stands in its metrics' names, as "
             "numbers of other heads are not comparable",
         ),
     ),
