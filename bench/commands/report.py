@@ -14,6 +14,7 @@ RESULTS, RUNS = Path("results"), Path("runs/report")
 QUALITY = "quality/rows.jsonl"
 EXAMPLES = (
     "python -m bench report                          # results/README.md, index.html, tables and figures",
+    "python -m bench report --readme README.md       # and the first table of the project's own README",
     "python -m bench report --runs                   # with the working rows, in runs/report",
     "python -m bench report a.jsonl b.jsonl --out report --quality runs/eval/rows.jsonl --metric clip_score:mlperf",
 )
@@ -38,6 +39,8 @@ class Options:
     """Files of scored rows; default: the published ones, with --runs runs/eval/rows.jsonl too."""
     metric: str | None = None
     """Which quality is drawn, as `eval report` calls it; default: the first by name."""
+    readme: Path | None = None
+    """A markdown file whose place for the models is filled: table and figure of the device that has most of them."""
     out: Path | None = None
     """Folder of the report; default: --results, or runs/report with files of your own or --runs."""
 
@@ -66,6 +69,7 @@ def run(options: Options) -> int:
         out,
         reference if (reference / PUBLISHED).is_file() else None,
         options.metric,
+        options.readme,
     )
     console = stderr_console()
     for remark in made.remarks:

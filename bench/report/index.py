@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.report import headline, size_figure, stages_figure
+from bench.report import headline, models, size_figure, stages_figure
 from koala.harness.tables import escape
 
 PAGE = "index.html"
@@ -28,6 +28,7 @@ def render(frame: pd.DataFrame, devices: Mapping[str, Path], root: Path, pareto:
         f"`{PAGE}` beside this file: all rows in one page that needs no network, to sort, filter and plot, with every "
         "row's environment and samples. (It is not in the repository, for it holds plotly's script.)",
         "",
+        *_models(root),
         headline.render_markdown(frame),
         *_devices(frame, devices, root),
         *_quality(root, pareto),
@@ -35,6 +36,11 @@ def render(frame: pd.DataFrame, devices: Mapping[str, Path], root: Path, pareto:
         *_folder("reference", "Published numbers", root),
     ]
     return "\n".join(parts)
+
+
+def _models(root: Path) -> list[str]:
+    figure = root / f"{models.NAME}.svg"
+    return [f"![Latency and memory of each model]({figure.name})", ""] if figure.is_file() else []
 
 
 def _devices(frame: pd.DataFrame, devices: Mapping[str, Path], root: Path) -> list[str]:

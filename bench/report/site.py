@@ -1,5 +1,6 @@
 """Everything that `python -m bench report` makes out of rows: index, tables, figures and the page."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.report import devices, index, pareto_figure, pareto_table
+from bench.report import devices, index, models, pareto_figure, pareto_table
 from bench.report.frame import frames_by_device, latest_rows, whole_cases
 from bench.report.page.html import page
 from bench.report.page.payload import MOST_WHOLE, payload
@@ -33,8 +34,15 @@ class Made:
     remarks: list[str]
 
 
-def build(measured: Records, quality: Records, root: Path, reference: Path | None, metric: str | None = None) -> Made:
-    """Write the report of rows below `root`; `reference`: the folder of published numbers."""
+def build(
+    measured: Records,
+    quality: Records,
+    root: Path,
+    reference: Path | None,
+    metric: str | None = None,
+    readme: Path | None = None,
+) -> Made:
+    """Write the report of rows below `root`; `reference` holds published numbers, and `readme` shows the models."""
     cases = whole_cases(latest_rows(measured), measured)
     if not cases:
         raise KoalaError("there are no measured rows to report; `python -m bench sweep` measures some")
@@ -43,6 +51,7 @@ def build(measured: Records, quality: Records, root: Path, reference: Path | Non
     write_folder(root)
     remarks = list(measured.problems)
     written = [path for device, own in frames.items() for path in devices.render(own, device, root)]
+    written += _models(frame, root, readme)
     joined, said = _joined(frame, quality, metric)
     remarks += said
     pareto = _pareto(joined, root / "pareto") if joined else []
@@ -60,6 +69,15 @@ _OF_QUALITY = [
     *("model", "steps", "device", "latency_s", "quality", "peak_memory_bytes", "efficient", "metric"),
     "higher_is_better",
 ]
+
+
+def _models(frame: pd.DataFrame, root: Path, readme: Path | None) -> list[Path]:
+    if (shown := models.models(frame)) is None:
+        return []
+    drawn = models.draw(shown, root / models.NAME)
+    if readme:
+        models.to_readme(readme, shown, Path(os.path.relpath(drawn[0], readme.parent)))
+    return drawn + ([readme] if readme else [])
 
 
 def _about(data: dict) -> str:
