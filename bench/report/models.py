@@ -14,7 +14,7 @@ from bench.report.table import latency_text
 from koala.errors import KoalaError
 from koala.harness.figures import FAINT, INK, STYLE, save
 from koala.harness.files import read_text, write_whole
-from koala.harness.tables import escape, gib, significant, to_markdown
+from koala.harness.tables import Format, escape, gib, significant, to_markdown
 from koala.sampling.profiles import EAGER
 
 NAME = "models"
@@ -81,7 +81,7 @@ def render_markdown(shown: Models, figure: Path) -> str:
             "memory [GiB]": rows["memory"],
         }
     )
-    formats = {"latency [s]": str, "x sdxl": significant(3), "memory [GiB]": gib}
+    formats: dict[str, Format] = {"latency [s]": str, "x sdxl": significant(3), "memory [GiB]": gib}
     title, weights = escape(shown.title), " or ".join(sorted(set(rows["weights"])))
     said = f"{title}; {weights} weights; memory: {shown.memory_kind}."
     return "\n\n".join([said, to_markdown(table, formats), f"![{title}]({figure.as_posix()})"])
@@ -99,7 +99,7 @@ def draw(shown: Models, base: Path) -> list[Path]:
         return save(figure, base)
 
 
-def _bars(axis: Axes, rows: pd.DataFrame, values: list[float], title: str, show) -> None:
+def _bars(axis: Axes, rows: pd.DataFrame, values: list[float], title: str, show: Format) -> None:
     colours = [_OURS if model.startswith("koala") else _OTHERS for model in rows["model"]]
     places = range(len(rows))
     axis.barh(places, [0 if pd.isna(value) else value for value in values], color=colours, height=0.72)
