@@ -1,11 +1,12 @@
 """What one measurement is, and when two measurements are the same one."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from bench.blackbox.describe import BlackBox, describe
 from bench.profiles import DIFFUSERS
@@ -188,7 +189,8 @@ def resume_key(row: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
         name: environment.get(name)
         for name in ("device_name", "omp_num_threads", "driver", "torch", "diffusers", *packages)
     }
-    return json.dumps([case, machine, row.get("measurement"), row.get("process", 0)], sort_keys=True)
+    facts = [case, machine, row.get("measurement"), row.get("process", 0)]
+    return orjson.dumps(facts, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def case_key(case: Case, environment: Mapping[str, Any], process: int = 0) -> str:

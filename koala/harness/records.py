@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from koala.errors import KoalaError
+from koala.harness.garbage import collection_paused
 
 SCHEMA = 2
 Row = dict[str, Any]
@@ -61,8 +62,9 @@ class Records:
 def read(paths: Iterable[Path | str]) -> Records:
     """All rows of `paths`; a line that is no JSON is reported in `problems`, a file that is no store is an error."""
     records = Records()
-    for path in map(Path, paths):
-        _read_file(path, records)
+    with collection_paused():
+        for path in map(Path, paths):
+            _read_file(path, records)
     return records
 
 
