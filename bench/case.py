@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -184,13 +185,15 @@ def resume_key(row: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
     """
     case = {**_LATER_FIELDS, **row["case"], "device": environment.get("device_kind")}
     del case["pipeline"]  # where a pipeline lay; what it was, its name says
-    packages = get_profile(case["profile"]).packages
-    machine = {
-        name: environment.get(name)
-        for name in ("device_name", "omp_num_threads", "driver", "torch", "diffusers", *packages)
-    }
+    machine = {name: environment.get(name) for name in _machine(case["profile"])}
     facts = [case, machine, row.get("measurement"), row.get("process", 0)]
     return orjson.dumps(facts, option=orjson.OPT_SORT_KEYS).decode()
+
+
+@cache
+def _machine(profile: str) -> tuple[str, ...]:
+    """The fields of an environment that tell two measurements under a profile apart."""
+    return "device_name", "omp_num_threads", "driver", "torch", "diffusers", *get_profile(profile).packages
 
 
 def case_key(case: Case, environment: Mapping[str, Any], process: int = 0) -> str:

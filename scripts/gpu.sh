@@ -47,7 +47,7 @@ need_pytest() {
 }
 
 need torch=torch diffusers=diffusers transformers=transformers accelerate=accelerate open_clip=open-clip-torch \
-    pynvml=nvidia-ml-py pandas=pandas tabulate=tabulate tyro=tyro rich=rich psutil=psutil jaxtyping=jaxtyping || exit 2
+    pynvml=nvidia-ml-py pandas=pandas tyro=tyro rich=rich psutil=psutil jaxtyping=jaxtyping || exit 2
 
 tests() {
     need_pytest || return 2

@@ -50,6 +50,7 @@ def run(options: Options) -> int:
     from bench.report.pytest_json import read_any
     from bench.report.site import PUBLISHED, build
     from koala.harness import records
+    from koala.harness.garbage import collection_paused
 
     out = options.out or (RUNS if options.files or options.runs else options.results)
     files = options.files or (*sorted(options.results.glob("*/rows.jsonl")), *_working(options.runs, DEFAULT_STORE))
@@ -63,14 +64,15 @@ def run(options: Options) -> int:
         *_working(options.runs, Path("runs/eval/rows.jsonl")),
     )
     reference = options.results / "reference"
-    made = build(
-        read_any(measured),
-        records.read(scored),
-        out,
-        reference if (reference / PUBLISHED).is_file() else None,
-        options.metric,
-        options.readme,
-    )
+    with collection_paused():
+        made = build(
+            read_any(measured),
+            records.read(scored),
+            out,
+            reference if (reference / PUBLISHED).is_file() else None,
+            options.metric,
+            options.readme,
+        )
     console = stderr_console()
     for remark in made.remarks:
         console.print(f"warning: {remark}", markup=False)

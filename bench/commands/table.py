@@ -33,13 +33,15 @@ def run(options: Options) -> int:
     """Print the table; lines that had to be skipped are named on stderr."""
     from bench.report.measured import measured_frame
     from bench.report.table import render_markdown
+    from koala.harness.garbage import collection_paused
     from koala.harness.tables import to_csv
 
-    frame = measured_frame(options.files)
-    text = {
-        "markdown": lambda: render_markdown(frame),
-        "csv": lambda: to_csv(frame),
-        "json": lambda: frame.to_json(orient="records", indent=1),
-    }[options.format]()
+    with collection_paused():
+        frame = measured_frame(options.files)
+        text = {
+            "markdown": lambda: render_markdown(frame),
+            "csv": lambda: to_csv(frame),
+            "json": lambda: frame.to_json(orient="records", indent=1),
+        }[options.format]()
     print(text, end="" if text.endswith("\n") else "\n")
     return 0

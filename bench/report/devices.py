@@ -11,6 +11,7 @@ from koala.harness.files import write_whole
 from koala.harness.tables import to_csv
 
 UNNAMED = "unnamed-device"
+MOST_LINES = 5000  # of a table in markdown; CSV holds all
 
 
 def folder(device: str, root: Path) -> Path:
@@ -22,7 +23,7 @@ def render(frame: pd.DataFrame, device: str, root: Path) -> list[Path]:
     """Write the tables and figures of a device, whose rows alone are in the frame; the files."""
     place = folder(device, root)
     write_whole(place / "bench.csv", to_csv(frame))
-    write_whole(place / "bench.md", render_markdown(frame))
+    write_whole(place / "bench.md", render_markdown(frame, MOST_LINES))
     return [
         *(place / "bench.csv", place / "bench.md"),
         *roofline_figure.draw(frame, root),

@@ -13,6 +13,7 @@ from koala.sampling.profiles import EAGER
 KEY = ("model", "resolution", "steps", "dtype")
 MOST_LINES = 100
 TARGETS = {"pipeline": "Whole images", "unet": "One denoising step"}
+_READ = (*KEY, "device_name", "vram_bytes", "status", "latency_s", "started_at", *MEMORY_KINDS)
 _SECONDS = significant(3)
 
 
@@ -56,5 +57,5 @@ def render_markdown(frame: pd.DataFrame) -> str:
 def _lines(frame: pd.DataFrame, target: str) -> Iterator[dict]:
     if frame.empty:
         return
-    eager = frame[(frame["target"] == target) & (frame["batch_size"] == 1) & (frame["profile"] == EAGER.name)]
-    yield from lines_of(eager)
+    eager = (frame["target"] == target) & (frame["batch_size"] == 1) & (frame["profile"] == EAGER.name)
+    yield from lines_of(frame.loc[eager, list(_READ)])

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from bench.report.headline import TARGETS
 from bench.report.pareto import MEMORY_KINDS
-from bench.report.table import latency_text
+from bench.report.table import latency_texts
 from koala.errors import KoalaError
 from koala.harness.figures import FAINT, INK, STYLE, save
 from koala.harness.files import read_text, write_whole
@@ -76,7 +76,7 @@ def render_markdown(shown: Models, figure: Path) -> str:
     table = pd.DataFrame(
         {
             "model": rows["name"],
-            "latency [s]": [latency_text(line) for line in rows.to_dict("records")],
+            "latency [s]": latency_texts(rows),
             "x sdxl": rows["speedup_vs_sdxl"],
             "memory [GiB]": rows["memory"],
         }

@@ -1,7 +1,6 @@
 """Latency and memory against resolution, a figure a device: SVG and PNG."""
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib import rc_context
@@ -15,7 +14,7 @@ from koala.sampling.profiles import EAGER
 
 NAME = "resolutions"
 MOST_NAMED = 16  # models in a legend; of more the slowest are named
-MOST_DRAWN, MOST_TICKS = 2000, 12  # beyond, lines are one picture, and ticks those of a logarithm
+MOST_DRAWN, MOST_TICKS = 2000, 12  # beyond, of points every n-th is drawn, and ticks are those of a logarithm
 _MEASURES = {"latency_s": ("latency [s]", 1.0), "memory": ("peak memory [GiB]", 2**-30)}
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c82", "#b2a300")
 _MARKERS, _DASHES = ("o", "s", "^"), ("-", "--", ":")
@@ -53,7 +52,7 @@ def _rows(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _draw_target(axes: list[Axes], rows: pd.DataFrame, title: str) -> None:
     """A panel a measure; the legend, slowest first, beside the last one."""
-    flat: Any = {"rasterized": len(rows) > MOST_DRAWN}
+    every = -(-len(rows) // MOST_DRAWN)
     order = rows.groupby("name")["latency_s"].max().sort_values(ascending=False).index
     looks = {
         name: {
@@ -65,9 +64,9 @@ def _draw_target(axes: list[Axes], rows: pd.DataFrame, title: str) -> None:
     }
     for axis, (measure, (label, scale)) in zip(axes, _MEASURES.items(), strict=True):
         for place, name in enumerate(order):
-            own = rows[(rows["name"] == name) & (rows[measure] > 0)].sort_values("resolution")
+            own = rows[(rows["name"] == name) & (rows[measure] > 0)].sort_values("resolution")[::every]
             legend = name if place < MOST_NAMED else "_nolegend_"
-            axis.plot(own["resolution"], own[measure] * scale, markersize=3.5, label=legend, **looks[name], **flat)
+            axis.plot(own["resolution"], own[measure] * scale, markersize=3.5, label=legend, **looks[name])
         axis.set(xscale="log", yscale="log" if (rows[measure] > 0).any() else "linear", xlabel="resolution [px]")
         axis.set_title(f"{title}: {label}", loc="left", fontsize=9.5)
         _ticks(axis, sorted(set(rows["resolution"])))

@@ -14,6 +14,7 @@ from koala.sampling.profiles import EAGER
 NAME = "stages"
 MOST_BARS = 30  # of more, the slowest
 _COLOURS = dict(zip(STAGES, ("#56b4e9", "#0072b2", "#e69f00", "#a3a39c"), strict=True))
+_NAMED = ("model", "steps", "resolution", "dtype", "profile")
 _SECONDS = significant(3)
 
 
@@ -57,7 +58,7 @@ def _rows(frame: pd.DataFrame) -> pd.DataFrame:
     if rows.empty:
         return rows
     rows["whole"] = rows[[f"{stage}_s" for stage in STAGES]].astype(float).sum(axis=1)
-    rows["name"] = [_name(line) for line in rows.to_dict("records")]
+    rows["name"] = [_name(line) for line in rows[list(_NAMED)].to_dict("records")]
     rows = rows.sort_values(["whole", "started_at"], kind="stable").drop_duplicates("name", keep="last")
     return rows[-MOST_BARS:]
 

@@ -7,17 +7,23 @@ from bench.report.frame import STAGES
 from koala.harness.tables import Format, escape, gib, significant, to_markdown
 from koala.sampling.profiles import EAGER
 
+_TIMES = ("status", "latency_s", "latency_low_s", "latency_high_s", "latency_min_s", "latency_max_s")
 _SECONDS = significant(3)
 
 
-def render_markdown(frame: pd.DataFrame) -> str:
-    """The tables for people: rounded, out of memory spelled out, weights and versions said below each device."""
+def render_markdown(frame: pd.DataFrame, most: int | None = None) -> str:
+    """The tables for people: rounded, out of memory spelled out, weights and versions said below each device.
+
+    At most so many lines of each device, and how many more there are.
+    """
     if frame.empty:
         return "No rows yet: `python -m bench sweep` measures some.\n"
     parts = []
     for device, group in frame.groupby("device_name", sort=False, dropna=False):
-        parts += [f"### {escape(str(device))}", "", to_markdown(_shown(group), _FORMATS), ""]
-        images = group[(group["target"] == "pipeline") & (group["status"] == "ok")]
+        lines = group[:most]
+        parts += [f"### {escape(str(device))}", "", to_markdown(_shown(lines), _FORMATS), ""]
+        parts += [f"And {len(group) - len(lines)} more rows.", ""] if len(lines) < len(group) else []
+        images = lines[(lines["target"] == "pipeline") & (lines["status"] == "ok")]
         if not images.empty:
             parts += ["Where the time of an image goes:", "", to_markdown(_parts(images), _FORMATS), ""]
         parts += [*(f"- {note}" for note in footnotes(group)), ""]
@@ -70,7 +76,7 @@ def _shown(group: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             **_case_columns(group),
-            "latency [s]": [latency_text(line) for line in group.to_dict("records")],
+            "latency [s]": latency_texts(group),
             "step [s]": group["step_s"],
             "x sdxl": group["speedup_vs_sdxl"],
             "x diffusers": group["speedup_vs_diffusers"],
@@ -109,6 +115,11 @@ def _parts(images: pd.DataFrame) -> pd.DataFrame:
 
 
 STATUS_WORDS = {"oom": "out of memory", "timeout": "timed out", "unsupported": "not possible"}
+
+
+def latency_texts(rows: pd.DataFrame) -> list[str]:
+    """The cell of each row."""
+    return [latency_text(line) for line in rows[list(_TIMES)].to_dict("records")]
 
 
 def latency_text(line: dict) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 from koala.errors import KoalaError
 
 MISSING = ""
+_SPECIAL = re.compile(r"[<|\r\n]")
 Format = Callable[[Any], str]
 
 
@@ -56,26 +57,30 @@ def to_csv(frame: pd.DataFrame) -> str:
 def to_markdown(frame: pd.DataFrame, formats: Mapping[str, Format] | None = None) -> str:
     """A markdown table of the columns that hold anything; text from outside cannot break out of its cell."""
     formats = formats or {}
-    shown = pd.DataFrame(
-        {
-            name: [_cell(value, formats.get(str(name), str)) for value in frame[name]]
-            for name in frame.columns
-            if frame[name].notna().any()
-        }
-    )
-    numeric = [name in formats for name in shown.columns]
-    return shown.to_markdown(
-        index=False, disable_numparse=True, colalign=tuple("right" if n else "left" for n in numeric)
-    )
+    shown = [name for name in frame.columns if frame[name].notna().any()]
+    if not shown:
+        return ""
+    columns = [_column(str(name), frame[name], formats.get(str(name))) for name in shown]
+    rules = [
+        "-" * (len(head) + 1) + ":" if str(name) in formats else ":" + "-" * (len(head) + 1)
+        for name, (head, *_) in zip(shown, columns, strict=True)
+    ]
+    head, *lines = (f"| {' | '.join(cells)} |" for cells in zip(*columns, strict=True))
+    return "\n".join([head, f"|{'|'.join(rules)}|", *lines])
 
 
-def _cell(value: Any, show: Format) -> str:
-    if pd.isna(value):
-        return MISSING
-    return escape(show(value))
+def _column(head: str, values: pd.Series, show: Format | None) -> list[str]:
+    """Head and cells of a column, all of one width; numbers, which have a format, to the right."""
+    known = zip(values, values.isna(), strict=True)
+    cells = [MISSING if missing else escape((show or str)(value)).strip() for value, missing in known]
+    width = max(len(head) + 2, *map(len, cells))
+    align = str.rjust if show else str.ljust
+    return [align(cell, width) for cell in (head, *cells)]
 
 
 def escape(text: str) -> str:
     """Text that stays in its cell and opens no HTML tag; a "<" before a space is left alone."""
+    if not _SPECIAL.search(text):  # as of almost every cell of a large table
+        return text
     text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)
     return re.sub(r"\s*[\r\n]+\s*", " ", text).replace("|", "\\|")

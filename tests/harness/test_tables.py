@@ -4,6 +4,7 @@ from decimal import Decimal
 
 import pandas as pd
 import pytest
+import tabulate
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -146,3 +147,19 @@ def test_the_shown_number_is_pythons_own_rounding_or_the_nearest_whole_number(va
 )
 def test_bytes_are_shown_in_gib(num_bytes, shown):
     assert gib(num_bytes) == shown
+
+
+CELLS = st.one_of(st.none(), FINITE, st.text("ab |<\n\u2191-", max_size=6))
+
+
+@given(
+    st.dictionaries(st.sampled_from(["model", "x", "latency [s]"]), st.lists(CELLS, min_size=4, max_size=4), min_size=1)
+)
+def test_markdown_is_laid_out_as_a_library_does_it(columns):
+    frame = pd.DataFrame(columns, dtype=object)
+    formats = {"x": str, "latency [s]": str}
+    shown = [name for name in frame if frame[name].notna().any()]
+    rows = [["" if pd.isna(v) else escape(str(v)) for v in line] for line in frame[shown].itertuples(index=False)]
+    align = ["right" if name in formats else "left" for name in shown]
+    expected = tabulate.tabulate(rows, shown, tablefmt="pipe", disable_numparse=True, colalign=align) if shown else ""
+    assert to_markdown(frame, formats) == expected

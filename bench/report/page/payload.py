@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bench.report.frame import STAGES
@@ -43,7 +44,7 @@ def payload(cases: Sequence[Row], frame: pd.DataFrame, known: Records) -> dict[s
         "whole": whole,
         "columns": {
             **{name: _coded(frame[name]) for name in TEXTS},
-            **{name: [_number(value) for value in frame[name]] for name in NUMBERS},
+            **{name: _numbers(frame[name]) for name in NUMBERS},
             **notes,
         },
         "samples": samples,
@@ -65,7 +66,7 @@ def _medians(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _samples(case: Row) -> list[float | None]:
-    return [_number(value) for value in case.get("samples_s", {}).get("total", [])]
+    return _numbers(case.get("samples_s", {}).get("total", []))
 
 
 def _coded(texts: Iterable[Any]) -> dict[str, list]:
@@ -75,12 +76,18 @@ def _coded(texts: Iterable[Any]) -> dict[str, list]:
     return {"texts": list(places), "codes": codes}
 
 
-def _number(value: Any) -> float | int | None:
-    if _missing(value):
-        return None
-    if float(value).is_integer():
-        return int(value)
-    return float(f"{float(value):.{DIGITS}g}")
+def _numbers(values: Iterable[Any]) -> list[float | int | None]:
+    """Whole numbers as they are, others in seven digits, null where there is none."""
+    given = pd.to_numeric(pd.Series(values, dtype=object)).to_numpy(float, na_value=math.nan)
+    known = np.isfinite(given)
+    digits = DIGITS - 1 - np.floor(np.log10(np.abs(np.where(known & (given != 0), given, 1.0))))
+    scale = 10.0 ** np.abs(digits)
+    shown = np.where(digits < 0, np.round(given / scale) * scale, np.round(given * scale) / scale)
+    whole = known & (given == np.floor(given))
+    return [
+        None if not is_known else int(exact) if is_whole else short
+        for exact, short, is_known, is_whole in zip(*(a.tolist() for a in (given, shown, known, whole)), strict=True)
+    ]
 
 
 def _missing(value: Any) -> bool:

@@ -26,7 +26,7 @@ class ColumnKey(NamedTuple):
 
 def lines_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The lines of a frame with None where nothing is known."""
-    return [{k: None if pd.isna(v) else v for k, v in line.items()} for line in frame.to_dict("records")]
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")
 
 
 def set_key(line: dict[str, Any]) -> SetKey:
