@@ -159,6 +159,8 @@ def outliers(samples: Sequence[float]) -> str | None:
     if len(samples) < FEWEST:
         return None
     middle = median(samples)
+    if max(samples) <= (1 + OUTLIER_EXCESS) * middle:
+        return None
     deviation = _NORMAL_PER_MAD * median(abs(sample - middle) for sample in samples)
     far = [s for s in samples if s > middle + max(OUTLIER_DEVIATIONS * deviation, OUTLIER_EXCESS * middle)]
     if len(far) < OUTLIER_SHARE * len(samples) or not far:

@@ -23,7 +23,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -128,16 +128,17 @@ def variant_run(name: str, variant: str, seed: int, steps: int, size: str = "") 
 
 def train_all(todo: Sequence[Run], processes: int, deadline: float) -> bool:
     """Train what has not come to its end; whether all did before the deadline, as far as the longest so far tells."""
-    longest = 0.0
+    began: dict[Future[Path], float] = {}
+    longest, left = 0.0, list(todo)
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        for start in range(0, len(todo), processes):
-            began = time.monotonic()
-            if began + longest > deadline:
-                return False
-            for folder in pool.map(train_one, todo[start : start + processes]):
-                print(f"{folder} is trained", file=sys.stderr, flush=True)
-            longest = max(longest, time.monotonic() - began)
-    return True
+        while True:
+            while left and len(began) < processes and time.monotonic() + longest <= deadline:
+                began[pool.submit(train_one, left.pop(0))] = time.monotonic()
+            if not began:
+                return not left
+            for ended in wait(began, return_when=FIRST_COMPLETED).done:
+                print(f"{ended.result()} is trained", file=sys.stderr, flush=True)
+                longest = max(longest, time.monotonic() - began.pop(ended))
 
 
 def train_one(run: Run) -> Path:

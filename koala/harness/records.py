@@ -75,13 +75,13 @@ def _read_file(path: Path, records: Records) -> None:
         raise KoalaError(f"cannot read {path}: {error.strerror}") from error
     good, torn = 0, []
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
+        if not line or line.isspace():
             continue
         row = _parse(line)
         if row is None:
             torn.append(f"{path}, line {number}: not a whole row, skipped")
         else:
-            records.add(upgraded(row, f"{path}, line {number}"))
+            records.add(row if row.get("schema", SCHEMA) == SCHEMA else upgraded(row, f"{path}, line {number}"))
             good += 1
     if torn and not good and not _first_line_torn(lines):
         raise KoalaError(f"{path} holds no rows: it is not a file of JSON lines written by this project")
