@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from collections import Counter
 
@@ -189,3 +190,23 @@ def test_rows_without_memory_have_a_figure_too(tmp_path):
     lines = [line | {"memory_bytes": {}} for line in rows()[:2]]
     made = build(read(published(tmp_path / "results", *lines)), NOTHING, tmp_path / "results", None)
     assert any(path.name == "resolutions.svg" for path in made.files)
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(0, 2**52), st.floats(allow_nan=True, allow_infinity=True, width=64))))
+def test_numbers_of_the_page_are_short_and_right(values):
+    for given_value, shown in zip(values, pages._numbers(values), strict=True):
+        if given_value is None or not math.isfinite(given_value):
+            assert shown is None
+        elif float(given_value).is_integer():
+            assert shown == given_value and isinstance(shown, int)
+        elif abs(given_value) > 1e-290:
+            assert shown == pytest.approx(float(f"{given_value:.{pages.DIGITS}g}"), rel=2 * 10.0**-pages.DIGITS)
+            assert len(repr(shown)) <= pages.DIGITS + 7 or not 1e-14 < abs(given_value) < 1e6
+
+
+def test_a_table_of_many_lines_says_how_many_are_left_out(tmp_path):
+    known = read(published(tmp_path))
+    frame = frame_of_cases(whole_cases(known.rows, known), known)
+    text = render_markdown(frame, most=3)
+    assert f"And {len(frame) - 3} more rows." in text and "more rows" not in render_markdown(frame)
+    assert sum(line.startswith("| sdxl") or line.startswith("| koala") for line in text.splitlines()) >= 3

@@ -80,10 +80,11 @@ def _numbers(values: Iterable[Any]) -> list[float | int | None]:
     """Whole numbers as they are, others in seven digits, null where there is none."""
     given = pd.to_numeric(pd.Series(values, dtype=object)).to_numpy(float, na_value=math.nan)
     known = np.isfinite(given)
-    digits = DIGITS - 1 - np.floor(np.log10(np.abs(np.where(known & (given != 0), given, 1.0))))
-    scale = 10.0 ** np.abs(digits)
-    shown = np.where(digits < 0, np.round(given / scale) * scale, np.round(given * scale) / scale)
     whole = known & (given == np.floor(given))
+    broken = np.where(known & ~whole, given, 1.0)
+    digits = DIGITS - 1 - np.floor(np.log10(np.abs(broken)))  # after the point; whole numbers are all that has none
+    scale = 10.0 ** np.clip(digits, 0, 300)
+    shown = np.round(broken * scale) / scale
     return [
         None if not is_known else int(exact) if is_whole else short
         for exact, short, is_known, is_whole in zip(*(a.tolist() for a in (given, shown, known, whole)), strict=True)
