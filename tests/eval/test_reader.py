@@ -127,4 +127,5 @@ def test_no_worker_outlives_its_parent(tmp_path, ending):
     while any(map(is_running, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(is_running, pids))
-    assert complaints.count("Traceback") <= (1 if ending == signal.SIGINT else 0), complaints
+    chained = complaints.count("During handling of the above")  # of the parent's own, should Ctrl-C hit it in a lock
+    assert complaints.count("Traceback") - chained <= (1 if ending == signal.SIGINT else 0), complaints
