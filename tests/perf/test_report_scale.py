@@ -54,8 +54,9 @@ def test_a_hundred_thousand_rows_are_told_in_twenty_seconds_and_two_gibibytes(be
     benchmark.extra_info["peak_bytes"] = peak
     print(f"{command}: {benchmark.stats.stats.max:.1f} s, {peak / 2**30:.2f} GiB")
     assert peak <= BYTES
-    if benchmark.stats.stats.max > SECONDS:
-        pytest.xfail("not there yet: 23.5 s of a table and 49.2 s of a report on 2 cores")
+    if command == "report" and benchmark.stats.stats.max > SECONDS:
+        pytest.xfail("not there yet: 36.7 s on 2 cores")
+    assert benchmark.stats.stats.max <= SECONDS
 
 
 @pytest.mark.benchmark
@@ -67,5 +68,4 @@ def test_a_resumed_sweep_knows_in_two_seconds_what_is_finished(benchmark, store)
 
     benchmark.pedantic(scanned, rounds=3)
     print(f"scan: {benchmark.stats.stats.median:.2f} s")
-    if benchmark.stats.stats.median > SCAN_SECONDS:
-        pytest.xfail("not there yet: 3.42 s on 2 cores")
+    assert benchmark.stats.stats.median <= SCAN_SECONDS
