@@ -22,7 +22,7 @@ EXAMPLES = (
     "python -m eval run --protocol geneval --models koala-700m,sdxl",
     "python -m eval run --protocol bk-sdm --models bk-sdm-small --reference val2014/ --batch-size 8",
     "python -m eval run --protocol mlperf --models sdxl --reference val2014.npz",
-    "python -m eval run --protocol emoji --models 'emoji-*' --reference runs/data/emoji/judged-32",
+    "python -m eval run --protocol emoji --models emoji-koala --reference runs/data/emoji/judged-32",
     "python -m eval run --protocol segmind --models tiny-segmind-tiny-sd --limit 8 --resolution 64 --also brightness",
 )
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 README, RESULTS = ROOT / "README.md", ROOT / "results"
 STALE = "stale: python -m bench report --readme README.md"
 COMMAND = re.compile(r"^(?:accelerate launch -m|python -m) (koala|bench|eval) (.+?)(?: +#(.*))?$", re.M)
-COMMANDS = COMMAND.findall(README.read_text(encoding="utf-8"))
+COMMANDS = COMMAND.findall(README.read_text(encoding="utf-8").replace("\\\n", ""))
 NEEDS = re.compile(r"\[(GPU|weights|network|hours|page)\]$")
 RUN = [f"python -m {package} {line}" for package, line, comment in COMMANDS if not NEEDS.search(comment)]
 CAPTIONS = ("a red heart", "a green apple", "a panda", "two cars")
