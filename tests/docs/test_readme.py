@@ -87,8 +87,9 @@ def checkout(tmp_path_factory):
     for steps, name in ((1, "A"), (4, "B")):
         options = f"--suite captions.txt --steps {steps} --batch-size 4 --device cpu --out drawn{steps}"
         run_in(root, f"python -m eval generate --models emoji-koala {options}")
-        next((root / f"drawn{steps}/captions").iterdir()).rename(root / name)
-    shutil.copytree(root / "A", root / "runs/eval/images/koala-core/A")
+        (root / name).symlink_to(next((root / f"drawn{steps}/captions").iterdir()))
+    (root / "runs/eval/images").mkdir(parents=True)
+    shutil.copytree(root / "drawn1/captions", root / "runs/eval/images/koala-core")
     run_in(root, "python -m eval score A B --metrics brightness --device cpu")
     return root
 
